@@ -1,0 +1,365 @@
+"""Chains of experimental maps under four masks: which are named, and for those that are not the measured reason."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from cryoscan.benchmark.config import BenchmarkConfig
+from cryoscan.benchmark.folders import ModelledMap, modelled_maps
+from cryoscan.benchmark.ranking import TOPS, best_by_type
+from cryoscan.benchmark.relatives import identity, sequence_of
+from cryoscan.benchmark.result import BenchmarkProgress, BenchmarkResult, Table, percent
+from cryoscan.datedb import DateDB
+from cryoscan.datedb.build import embed_structures
+from cryoscan.embedding import Embedder
+from cryoscan.errors import CryoscanError, FormatError
+from cryoscan.io import open_volume, read_structure
+from cryoscan.metrics import cc_mask, mean_reciprocal_rank, top_k, wilson_interval
+from cryoscan.models import InvariantEmbedder
+from cryoscan.simulate import density
+from cryoscan.structure import Structure
+from cryoscan.units import Angstrom
+from cryoscan.volume import Volume
+from cryoscan.windows import blurred, region_window
+
+MASKS = ("mask3A", "mask6A", "sphere", "none")
+"""3 Å and 6 Å around the model's atoms, a sphere around the chain, and everything in the window's box."""
+
+_FIRST = 4  # chains of each map: large homo-oligomers would decide the smaller set alone
+_EDGE = 3.0  # Å over which masks fall off
+_SPHERE_MARGIN = 4.0  # Å beyond the outermost atom
+_READ_MARGIN = 14.0  # Å of map around everything a mask holds, for the blur
+_SAME_PROTEIN = 0.95  # identity; copies of a chain are often modelled with other ends
+_SAME_LENGTH = 0.8
+# When a chain is not named, these make the measured reason; each is far outside what named chains show.
+_NEIGHBOUR_EXCESS = 0.10
+_POOR_CC = 0.60
+
+
+@dataclass(frozen=True, slots=True)
+class MapChain:
+    """One chain of a modelled map.
+
+    Parameters
+    ----------
+    source : ModelledMap
+    chain : str
+    structure : Structure
+    sequence : str
+    number : int
+        Among the chains of its map that are asked for, from 0.
+    """
+
+    source: ModelledMap
+    chain: str
+    structure: Structure
+    sequence: str
+    number: int
+
+    @property
+    def centre(self) -> np.ndarray:
+        """Mean position, z y x in Å."""
+        return np.asarray(self.structure.positions.mean(axis=0))
+
+    @property
+    def radius(self) -> Angstrom:
+        """Of the outermost atom, Å."""
+        return float(np.linalg.norm(self.structure.positions - self.centre, axis=1).max())
+
+
+def run_real_maps(
+    config: BenchmarkConfig, asked: Path, *, datedb: DateDB, embedder: Embedder
+) -> Iterator[BenchmarkProgress | BenchmarkResult]:
+    """Ask for the chains of modelled maps among the DateDB's types and all those chains; see `run_benchmark`."""
+    sources, notes = modelled_maps(asked)
+    chains = _chains(sources, config.residues, notes)
+    if not chains:
+        raise FormatError(
+            f"expected chains of {config.residues[0]} to {config.residues[1]} residues in the models of {asked}",
+            got="; ".join(notes) or "none",
+            hint="Check maps_models/.",
+        )
+    entities = group_entities([chain.sequence for chain in chains])
+    banks = embed_structures([chain.structure for chain in chains], _reference(embedder), resolutions=[*datedb.banks])
+    records: list[dict[str, Any]] = []
+    done = 0
+    for source in sources:
+        mine = [index for index, chain in enumerate(chains) if chain.source is source]
+        if not mine:
+            continue
+        try:
+            volume = open_volume(source.map_path, voxel_size=source.voxel_size).loaded()
+        except CryoscanError as error:
+            notes.append(f"{source.name} cannot be read: {error}")
+            volume = None
+        for index in mine if volume is not None else ():
+            assert volume is not None
+            try:
+                records.append(_asked(index, chains, entities, volume, banks, datedb, embedder))
+            except CryoscanError as error:
+                notes.append(f"{source.name} chain {chains[index].chain} was left out: {error}")
+        done += len(mine)
+        yield BenchmarkProgress("chains of real maps", done, len(chains))
+    if not records:
+        raise FormatError(
+            f"expected a readable map with its model in {asked}", got="; ".join(notes), hint="Mend the files."
+        )
+    total = len(datedb.types) + len(set(entities.tolist()))
+    numbers = _numbers(records, total)
+    yield BenchmarkResult(numbers, _tables(records, numbers), tuple(notes))
+
+
+def group_entities(sequences: Sequence[str]) -> np.ndarray:
+    """Number of the protein that each chain is: equal numbers for (nearly) equal sequences.
+
+    At least 95 % of the shorter sequence identical and lengths within 20 %: copies of one
+    protein in one map are often modelled with other ends.
+    """
+    found = np.full(len(sequences), -1)
+    known: list[str] = []
+    for index, sequence in enumerate(sequences):
+        for number, other in enumerate(known):
+            short, long = sorted((len(sequence), len(other)))
+            if sequence == other or (
+                short >= _SAME_LENGTH * long and short > 0 and identity(sequence, other) >= _SAME_PROTEIN
+            ):
+                found[index] = number
+                break
+        else:
+            found[index] = len(known)
+            known.append(sequence)
+    return found
+
+
+def soft_weights(distances: np.ndarray, radius: Angstrom) -> np.ndarray:
+    """Weight 1 up to `radius` Å, then half a cosine down to 0 over 3 Å."""
+    edge = np.clip((distances - radius) / _EDGE, 0, 1)
+    return np.asarray(0.5 + 0.5 * np.cos(np.pi * edge), np.float32)
+
+
+def _reference(embedder: Embedder) -> Embedder:
+    """The embedder for simulated densities: they have no noise that a contour would cut off."""
+    if isinstance(embedder, InvariantEmbedder):
+        return InvariantEmbedder(embedder.voxel_size, contour=0.0, device=str(embedder.device))
+    return embedder
+
+
+def _chains(sources: Sequence[ModelledMap], residues: tuple[int, int], notes: list[str]) -> list[MapChain]:
+    found = []
+    for source in sources:
+        try:
+            protein = read_structure(source.model_path).protein()
+        except CryoscanError as error:
+            notes.append(f"{source.name}: the model cannot be read: {error}")
+            continue
+        number = 0
+        for chain in dict.fromkeys(str(name) for name in protein.chains):
+            part = protein.select(protein.chains == chain)
+            if residues[0] <= part.n_residues <= residues[1]:
+                found.append(MapChain(source, chain, part, sequence_of(part), number))
+                number += 1
+        if number == 0:
+            notes.append(f"{source.name}: no chain of {residues[0]} to {residues[1]} residues")
+    return found
+
+
+# ---------------------------------------------------------------- one chain
+
+
+def _asked(
+    index: int,
+    chains: Sequence[MapChain],
+    entities: np.ndarray,
+    volume: Volume,
+    banks: Mapping[float, np.ndarray],
+    datedb: DateDB,
+    embedder: Embedder,
+) -> dict[str, Any]:
+    """Everything measured for one chain, JSON-able."""
+    chain = chains[index]
+    resolution = chain.source.resolution
+    bank = datedb.bank_for(resolution)
+    half_window = embedder.window * embedder.voxel_size / 2
+    part = _around(volume, chain.centre, max(chain.radius + _SPHERE_MARGIN + _EDGE, half_window) + _READ_MARGIN)
+    near, sphere, box = _distances(part, chain, half_window)
+    masks = {
+        "mask3A": soft_weights(near, 3.0),
+        "mask6A": soft_weights(near, 6.0),
+        "sphere": soft_weights(sphere, chain.radius + _SPHERE_MARGIN),
+        "none": box.astype(np.float32),
+    }
+    windows = [region_window(part, mask, embedder, resolution=resolution, bank=bank) for mask in masks.values()]
+    vectors = embedder.embed(np.stack(windows))
+    record: dict[str, Any] = {
+        "map": chain.source.name,
+        "chain": chain.chain,
+        "residues": chain.structure.n_residues,
+        "resolution": resolution,
+        "bank": bank,
+        "radius": round(chain.radius, 1),
+        "first4": chain.number < _FIRST,
+        **_measured(part, chain, near, masks["mask3A"], resolution, bank),
+    }
+    for name, vector in zip(masks, vectors, strict=True):
+        rank, rival = _rank(vector, index, chains, entities, banks[bank], datedb, bank)
+        record |= {f"rank_{name}": rank, f"rival_{name}": rival}
+    record["reason"] = _reason(record, max(datedb.banks), half_window)
+    return record
+
+
+def _rank(
+    vector: np.ndarray,
+    index: int,
+    chains: Sequence[MapChain],
+    entities: np.ndarray,
+    candidates: np.ndarray,
+    datedb: DateDB,
+    bank: Angstrom,
+) -> tuple[int, str]:
+    """Rank of the right protein among the DateDB's types and the benchmark's proteins, and the best wrong one."""
+    types = {key: place for place, key in enumerate(datedb.types)}
+    owners = np.array([types[entry.scheme, entry.type] for entry in datedb.entries])
+    by_type = best_by_type(datedb.similarities(vector[None], resolution=bank), owners, len(types))[0]
+    similar = candidates @ vector
+    own = float(similar[entities == entities[index]].max())
+    others = np.where(entities == entities[index], -np.inf, similar)
+    by_protein = best_by_type(others[None], entities, int(entities.max()) + 1)[0]
+    rank = 1 + int((by_type >= own).sum()) + int((by_protein >= own).sum())  # ties count against the query
+    best_type, best_chain = int(by_type.argmax()), int(others.argmax())
+    if others[best_chain] > by_type[best_type]:
+        rival = chains[best_chain]
+        return rank, f"{rival.source.name} chain {rival.chain}"
+    scheme, type_ = datedb.types[best_type]
+    return rank, f"{scheme} {type_} ({datedb.name(scheme, type_)})"
+
+
+def _around(volume: Volume, centre: np.ndarray, reach: Angstrom) -> Volume:
+    """The part of the volume within `reach` Å of a place along each axis."""
+    low = np.clip(np.floor(volume.to_index(centre - reach)), 0, volume.shape).astype(int)
+    high = np.clip(np.ceil(volume.to_index(centre + reach)) + 1, 0, volume.shape).astype(int)
+    z, y, x = (slice(int(start), int(stop)) for start, stop in zip(low, high, strict=True))
+    return volume.crop((z, y, x))
+
+
+def _distances(part: Volume, chain: MapChain, half_window: Angstrom) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each voxel: Å to the closest atom (infinite beyond 10 Å), Å to the centre, and whether it is in the box."""
+    places = part.to_position(np.indices(part.shape).reshape(3, -1).T)
+    near, _ = cKDTree(chain.structure.positions).query(places, distance_upper_bound=10.0)
+    offsets = places - chain.centre
+    box = (np.abs(offsets) <= half_window).all(axis=1)
+    sphere = np.linalg.norm(offsets, axis=1)
+    return near.reshape(part.shape), sphere.reshape(part.shape), box.reshape(part.shape)
+
+
+def _measured(
+    part: Volume, chain: MapChain, near: np.ndarray, mask: np.ndarray, resolution: Angstrom | None, bank: Angstrom
+) -> dict[str, float]:
+    """How well map and model agree around the atoms, and how much of the masked density is not the chain's."""
+    at = max(bank, resolution or bank, 1.8 * part.voxel_size)
+    model = density(
+        chain.structure, voxel_size=part.voxel_size, resolution=at, shape=part.shape, origin=part.origin
+    ).load()
+    smooth = blurred(part, resolution=resolution, target=at).load()
+    inside = near <= 3.0
+
+    def beyond(data: np.ndarray) -> float:
+        weighed = np.clip(data, 0, None) * mask
+        return float(weighed[~inside].sum() / max(float(weighed.sum()), 1e-12))
+
+    return {
+        "cc_mask": round(cc_mask(smooth, model, inside), 3),
+        "beyond_3A": round(beyond(smooth), 3),
+        "beyond_3A_model": round(beyond(model), 3),
+    }
+
+
+def _reason(record: Mapping[str, Any], coarsest: Angstrom, half_window: Angstrom) -> str:
+    """Why a chain is not named even under the closest mask, from what was measured; '' if it is."""
+    if record["rank_mask3A"] == 1:
+        return ""
+    reasons = []
+    if record["resolution"] is None:
+        reasons.append("resolution of the map unknown")
+    elif record["resolution"] > coarsest + 0.25:
+        reasons.append(f"map at {record['resolution']:g} Å, coarser than the coarsest bank ({coarsest:g} Å)")
+    if record["radius"] > half_window - 2:
+        reasons.append(f"truncated: radius {record['radius']:.0f} Å in a window of ±{half_window:g} Å")
+    if record["beyond_3A"] - record["beyond_3A_model"] > _NEIGHBOUR_EXCESS:
+        reasons.append(
+            f"density of neighbours: {record['beyond_3A']:.0%} of the masked density is beyond 3 Å of the chain "
+            f"(its model alone: {record['beyond_3A_model']:.0%})"
+        )
+    if not record["cc_mask"] >= _POOR_CC:
+        reasons.append(f"map and model agree poorly (correlation {record['cc_mask']:.2f} around the atoms)")
+    return "; ".join([*reasons, f"look-alike: {record['rival_mask3A']}"])
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def _numbers(records: Sequence[Mapping[str, Any]], candidates: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for prefix, part in (("real_maps", records), ("real_maps.first4", [r for r in records if r["first4"]])):
+        for mask in MASKS:
+            ranks = np.array([record[f"rank_{mask}"] for record in part])
+            key = f"{prefix}.{mask}"
+            for k in TOPS:
+                found[f"{key}.top{k}"] = top_k(ranks, k)
+                low, high = wilson_interval(int((ranks <= k).sum()), len(ranks))
+                found |= {f"{key}.top{k}_low": low, f"{key}.top{k}_high": high}
+                found[f"{key}.chance_top{k}"] = k / candidates
+            per_map = {name: [r for r in part if r["map"] == name] for name in dict.fromkeys(r["map"] for r in part)}
+            found[f"{key}.top1_macro"] = float(
+                np.mean([np.mean([r[f"rank_{mask}"] <= 1 for r in rows]) for rows in per_map.values()])
+            )
+            found[f"{key}.mrr"] = mean_reciprocal_rank(ranks)
+            found[f"{key}.n"] = len(ranks)
+    found["real_maps.maps"] = len({record["map"] for record in records})
+    found["real_maps.candidates"] = candidates
+    found["real_maps.details"] = [dict(record) for record in records]
+    return found
+
+
+def _tables(records: Sequence[Mapping[str, Any]], numbers: Mapping[str, Any]) -> tuple[Table, ...]:
+    n, first = numbers["real_maps.mask3A.n"], numbers["real_maps.first4.mask3A.n"]
+    rows = []
+    for prefix, label in (("real_maps", f"all {n}"), ("real_maps.first4", f"first {_FIRST} of a map: {first}")):
+        for mask in MASKS:
+            key = f"{prefix}.{mask}"
+            interval = f" ({percent(numbers[f'{key}.top1_low'])}–{percent(numbers[f'{key}.top1_high'])})"
+            tops = [percent(numbers[f"{key}.top{k}"]) for k in TOPS]
+            rows.append((label, mask, tops[0] + interval, *tops[1:], percent(numbers[f"{key}.top1_macro"])))
+        chance = [percent(numbers[f"{prefix}.mask3A.chance_top{k}"]) for k in TOPS]
+        rows.append((label, "chance", *chance, chance[0]))
+    title = (
+        f"Chains of {numbers['real_maps.maps']} experimental maps among {numbers['real_maps.candidates']} candidates"
+    )
+    return (
+        Table(title, ("chains", "mask", "Top-1 (95 %)", "Top-5", "Top-10", "Top-1 per map"), tuple(rows)),
+        Table(
+            "Chains named first, of each map, and why the others are not (3 Å mask)",
+            ("map", "Å", "chains", *MASKS, "reason"),
+            tuple(
+                _map_row([r for r in records if r["map"] == name]) for name in dict.fromkeys(r["map"] for r in records)
+            ),
+        ),
+    )
+
+
+def _map_row(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    right = [str(sum(record[f"rank_{mask}"] == 1 for record in records)) for mask in MASKS]
+    reasons = Counter(record["reason"] for record in records if record["reason"])
+    told = " | ".join(f"{count} ×: {reason}" if len(records) > 1 else reason for reason, count in reasons.items())
+    resolution = records[0]["resolution"]
+    return (
+        records[0]["map"],
+        "?" if resolution is None else f"{resolution:g}",
+        str(len(records)),
+        *right,
+        told or "–",
+    )

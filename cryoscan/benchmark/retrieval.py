@@ -1,0 +1,322 @@
+"""Retrieval of types from simulated densities, leaving out the query's relatives."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import scipy.fft
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
+
+from cryoscan.benchmark.config import BenchmarkConfig
+from cryoscan.benchmark.folders import DomainTables, named_queries, open_chains, read_tables
+from cryoscan.benchmark.ranking import TOPS, Ranking, types_kept
+from cryoscan.benchmark.relatives import relatives, sequence_of
+from cryoscan.benchmark.result import BenchmarkProgress, BenchmarkResult, Table, decimals, percent
+from cryoscan.datedb import DateDB
+from cryoscan.embedding import Embedder
+from cryoscan.errors import CryoscanError, FormatError
+from cryoscan.filters import frequency_grid
+from cryoscan.io import DomainRow, StructureStore
+from cryoscan.simulate import atoms_from_trace, density, is_trace
+from cryoscan.structure import Structure
+from cryoscan.units import Angstrom
+
+_BATCH = 64
+_SCHEMES = ("CATH", "SCOPe")
+_SIGMA_PER_RESOLUTION = 0.225  # noise is as smooth as the density
+
+
+def run_retrieval(
+    config: BenchmarkConfig, asked: Path, *, data: Path | None, datedb: DateDB, embedder: Embedder
+) -> Iterator[BenchmarkProgress | BenchmarkResult]:
+    """Ask the DateDB for the types of simulated domains; see `run_benchmark`."""
+    tables = read_tables(asked)
+    store = open_chains(asked)
+    notes = list(tables.notes)
+    sequences = _sequences(data, datedb, notes)
+    numbers: dict[str, float | int] = {}
+    found: list[Table] = []
+    for scheme in _SCHEMES:
+        queries = _queries_of(scheme, asked, tables, store, config, datedb, notes, chosen=asked == data)
+        if not queries:
+            continue
+        scores: dict[str, Mapping[str, float | int]] = {}
+        setting = _Setting(scheme, queries, datedb, sequences, config)
+        for resolution in config.resolutions_A:
+            vectors = []
+            for start in range(0, len(queries), _BATCH):
+                part = queries[start : start + _BATCH]
+                windows = [_window(query, resolution, config, embedder) for query in part]
+                vectors.append(embedder.embed(np.stack(windows)))
+                yield BenchmarkProgress(f"{scheme} at {resolution:g} Å", start + len(part), len(queries))
+            scores |= setting.scores(np.concatenate(vectors), resolution)
+        numbers |= {f"{scheme.lower()}.{key}.{name}": v for key, part in scores.items() for name, v in part.items()}
+        found += _tables(scheme, scores)
+    if not numbers:
+        raise FormatError(
+            f"expected domains in {asked} whose CATH or SCOPe type can be asked for",
+            got="; ".join(notes),
+            hint="The tables need ids, types and parts that name chains in structures/.",
+        )
+    yield BenchmarkResult(numbers, tuple(found), tuple(notes))
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A domain to ask for."""
+
+    row: DomainRow
+    structure: Structure
+
+
+def query_window(
+    structure: Structure,
+    embedder: Embedder,
+    *,
+    resolution: Angstrom,
+    noise: float,
+    shift: Angstrom,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Simulated density of a domain as a careful user would cut it out: turned, off centre, noisy, `w w w`.
+
+    Parameters
+    ----------
+    structure : Structure
+    embedder : Embedder
+        Whose window is filled.
+    resolution : Angstrom
+    noise : float
+        Standard deviation in units of that of the density above a tenth of its maximum. The
+        noise is as smooth as the density and confined to a soft mask around it.
+    shift : Angstrom
+        Largest error of the centre along each axis.
+    rng : numpy.random.Generator
+    """
+    protein = structure.protein()
+    if is_trace(protein):
+        protein = atoms_from_trace(protein)
+    weights = protein.elements.astype(np.float64)
+    turn = Rotation.from_quat(rng.normal(size=4)).as_matrix()
+    turned = protein.moved(offset=-(weights @ protein.positions) / weights.sum()).moved(rotation=turn)
+    edge, voxel_size = embedder.window, embedder.voxel_size
+    z, y, x = rng.uniform(-shift, shift, 3) - (edge - 1) / 2 * voxel_size
+    shape = (edge, edge, edge)
+    clean = density(turned, voxel_size=voxel_size, resolution=resolution, shape=shape, origin=(z, y, x)).load()
+    if noise == 0:
+        return clean
+    spectrum = scipy.fft.rfftn(rng.normal(size=shape))
+    spectrum *= np.exp(-2 * (np.pi * _SIGMA_PER_RESOLUTION * resolution * frequency_grid(shape, voxel_size)) ** 2)
+    smooth = scipy.fft.irfftn(spectrum, s=shape)
+    outline = gaussian_filter((clean > 0.02 * clean.max()).astype(np.float64), 1)
+    level = noise * clean[clean > 0.1 * clean.max()].std() / smooth.std()
+    return (clean + level * smooth * np.clip(2 * outline, 0, 1)).astype(np.float32)
+
+
+def choose_queries(
+    rows: Sequence[DomainRow], datedb: DateDB, config: BenchmarkConfig, *, largest_types: int
+) -> list[DomainRow]:
+    """Choose queries that are the same on every machine: by hashes of ids, never by chance.
+
+    One domain per sequence cluster of the configured half, of a size within bounds and of a
+    real type that the DateDB knows from another cluster and another PDB entry; at most
+    `per_type` of a type, at most `largest_types` types, at most `n_queries` altogether.
+    """
+    known: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for entry in datedb.entries:
+        known.setdefault((entry.scheme, entry.type), set()).add((entry.cluster, entry.pdb))
+    low, high = config.residues
+    clusters: set[str] = set()
+    by_type: dict[str, list[DomainRow]] = {}
+    for row in sorted(rows, key=lambda row: _digest(row.id)):
+        half = "test" if _digest(row.clu40) % 2 else "dev"
+        others = known.get((row.scheme, row.type), set())
+        if (
+            row.clu40 not in clusters
+            and config.half in (half, "both")
+            and low <= row.n_residues <= high
+            and is_real_type(row.scheme, row.type)
+            and any(cluster != row.clu40 and pdb != row.pdb for cluster, pdb in others)
+            and len(by_type.get(row.type, [])) < config.per_type
+        ):
+            clusters.add(row.clu40)
+            by_type.setdefault(row.type, []).append(row)
+    chosen = [row for type_ in sorted(by_type, key=_digest)[:largest_types] for row in by_type[type_]]
+    return chosen[: config.n_queries]
+
+
+def is_real_type(scheme: str, type_: str) -> bool:
+    """Whether a type is one: SCOPe's families 0 ("automated matches") and classes from h on are not."""
+    return scheme != "SCOPe" or (not type_.endswith(".0") and type_[0] <= "g")
+
+
+class _Setting:
+    """All of one scheme that does not depend on the resolution."""
+
+    def __init__(
+        self,
+        scheme: str,
+        queries: Sequence[Query],
+        datedb: DateDB,
+        sequences: Mapping[str, str],
+        config: BenchmarkConfig,
+    ) -> None:
+        self._datedb, self._scheme = datedb, scheme
+        self._mine = np.array([entry.scheme == scheme for entry in datedb.entries])
+        entries = [entry for entry in datedb.entries if entry.scheme == scheme]
+        self._types = sorted({entry.type for entry in entries})
+        place = {type_: index for index, type_ in enumerate(self._types)}
+        self._owners = np.array([place[entry.type] for entry in entries])
+        rows = [query.row for query in queries]
+        self._truth = np.array([place.get(row.type, -1) for row in rows])
+        self._struck = relatives(rows, entries, sequences=sequences, max_identity=config.max_identity)
+        real = np.array([index for index, type_ in enumerate(self._types) if is_real_type(scheme, type_)], np.int64)
+        size = config.cath_types if scheme == "CATH" else config.scope_types
+        counts = np.bincount(self._owners, minlength=len(self._types))
+        self._sets = {
+            str(size): types_kept(self._truth, counts, size=size, others=real),
+            "all": np.arange(len(self._types)),
+        }
+
+    def scores(self, vectors: np.ndarray, resolution: Angstrom) -> dict[str, Mapping[str, float | int]]:
+        """``159.6A`` → numbers."""
+        similarity = self._datedb.similarities(vectors, resolution=resolution)[:, self._mine]
+        similarity[self._struck] = -np.inf
+        ranking = Ranking(similarity, self._owners, self._types, self._truth, self._scheme)
+        return {f"{name}.{resolution:g}A": ranking.numbers(kept) for name, kept in self._sets.items()}
+
+
+# ---------------------------------------------------------------- queries
+
+
+def _queries_of(
+    scheme: str,
+    asked: Path,
+    tables: DomainTables,
+    store: StructureStore,
+    config: BenchmarkConfig,
+    datedb: DateDB,
+    notes: list[str],
+    *,
+    chosen: bool,
+) -> list[Query]:
+    """The queries of a scheme: those named, else a choice (`chosen`), else all of the folder's."""
+    rows = [row for row in tables.rows if row.scheme == scheme]
+    traces = [row for row in tables.traces if row.scheme == scheme]
+    types = {entry.type for entry in datedb.entries if entry.scheme == scheme}
+    if not types or not (rows or traces):
+        notes.append(f"{scheme}: {'no domains in the tables' if types else 'no entries in the DateDB'}; not asked for")
+        return []
+    named = named_queries(asked, scheme)
+    if named is not None:
+        by_id = {row.id: row for row in (*traces, *rows)}
+        missing = [id_ for id_ in named if id_ not in by_id]
+        if missing:
+            notes.append(f"{scheme}: {len(missing)} of {len(named)} named queries are in no table: {_some(missing)}")
+        wanted = [by_id[id_] for id_ in named if id_ in by_id]
+    elif chosen:
+        largest = config.cath_types if scheme == "CATH" else config.scope_types
+        wanted = choose_queries(rows, datedb, config, largest_types=largest)
+    else:
+        wanted = [row for row in rows or traces if row.type in types and is_real_type(scheme, row.type)]
+        notes.append(
+            f"{scheme}: no list of queries, so all {len(wanted)} of {len(rows or traces)} domains whose type the "
+            "DateDB knows are asked for"
+        )
+    return _read(wanted, store, scheme, notes)
+
+
+def _read(rows: Sequence[DomainRow], store: StructureStore, scheme: str, notes: list[str]) -> list[Query]:
+    queries, failed = [], []
+    for row in rows:
+        try:
+            structure = store.domain(row)
+            queries.append(Query(replace(row, sequence=row.sequence or sequence_of(structure)), structure))
+        except CryoscanError as error:
+            failed.append(f"{row.id} ({error})")
+    if failed:
+        notes.append(f"{scheme}: {len(failed)} of {len(rows)} queries cannot be read, the first: {failed[0]}")
+    if not queries:
+        notes.append(f"{scheme}: no queries")
+    return queries
+
+
+def _window(query: Query, resolution: Angstrom, config: BenchmarkConfig, embedder: Embedder) -> np.ndarray:
+    rng = np.random.default_rng([config.seed, round(resolution * 100), _digest(query.row.id) % 2**32])
+    return query_window(
+        query.structure, embedder, resolution=resolution, noise=config.noise, shift=config.shift_A, rng=rng
+    )
+
+
+def _sequences(data: Path | None, datedb: DateDB, notes: list[str]) -> dict[str, str]:
+    """Sequences of the DateDB's entries, as far as the data hold them."""
+    rows: tuple[DomainRow, ...] = ()
+    if data is not None:
+        try:
+            tables = read_tables(data)
+            rows = tables.rows + tables.traces
+        except CryoscanError as error:
+            notes.append(f"--data gives no sequences: {error}")
+    ids = {entry.id for entry in datedb.entries}
+    known = {row.id: row.sequence for row in rows if row.sequence and row.id in ids}
+    if len(known) < len(ids):
+        notes.append(
+            f"The sequences of {len(ids) - len(known)} of {len(ids)} DateDB entries are not known (--data): among "
+            "them relatives of a query are found by PDB code and sequence cluster alone"
+        )
+    return known
+
+
+def _digest(text: str) -> int:
+    return int(hashlib.md5(text.encode(), usedforsecurity=False).hexdigest(), 16)
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:3]) + (" …" if len(ids) > 3 else "")
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _tables(scheme: str, scores: Mapping[str, Mapping[str, float | int]]) -> list[Table]:
+    columns = ("types", "resolution", "n", "Top-1 (95 %)", "Top-5", "Top-10", "MRR", "mAP", "AUROC", "Top-1 per type")
+    rows, deep = [], []
+    for key, part in scores.items():
+        size, _, resolution = key.partition(".")
+        label = f"{part['types']}" + (" (all)" if size == "all" else "")
+        interval = f" ({percent(part['top1_low'])}–{percent(part['top1_high'])})"
+        means = [decimals(part[name]) for name in ("mrr", "map", "auroc")]
+        tops = [percent(part[f"top{k}"]) for k in TOPS]
+        rows.append(
+            (label, resolution, str(part["n"]), tops[0] + interval, *tops[1:], *means, percent(part["top1_macro"]))
+        )
+        cells = (f"{percent(part[f'top5_level{i}'])} ({percent(part[f'chance_top5_level{i}'])})" for i in range(1, 5))
+        deep.append((label, resolution, *cells))
+    order = sorted(range(len(rows)), key=lambda i: rows[i][0].endswith("(all)"))
+    rows, deep = [rows[i] for i in order], [deep[i] for i in order]
+    for key in list(scores)[:2]:  # chance and majority hardly depend on the resolution
+        part = scores[key]
+        for name in ("chance", "majority"):
+            tops = [percent(part[f"{name}_top{k}"]) for k in TOPS]
+            rows.append((str(part["types"]), name, "", *tops, "", "", "", ""))
+    first = next(iter(scores.values()))
+    left = Counter({"asked": int(first["n"]), "without an entry left": int(first["impossible"])})
+    title = f"{scheme}: {left['asked']} queries; {left['without an entry left']} more have no entry left in the DateDB"
+    return [
+        Table(title, columns, tuple(rows)),
+        Table(
+            f"{scheme}: queries of which one of the first five types shares a level, % (by chance)",
+            (
+                "types",
+                "resolution",
+                "class",
+                *(("architecture", "topology") if scheme == "CATH" else ("fold", "superfamily")),
+                "type",
+            ),
+            tuple(deep),
+        ),
+    ]

@@ -1,0 +1,155 @@
+"""From structures to a database: simulate each domain at every bank's resolution, and embed it."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from cryoscan.datedb.store import DateDB, Entry
+from cryoscan.embedding import Embedder
+from cryoscan.errors import FormatError, GeometryError
+from cryoscan.models import InvariantEmbedder
+from cryoscan.provenance import Provenance
+from cryoscan.simulate import atoms_from_trace, density, is_trace
+from cryoscan.structure import Structure
+from cryoscan.units import Angstrom
+
+_BATCH = 64
+Skipped = tuple[str, str]
+"""Id of a domain and the reason why it is not in the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainEmbedded:
+    """Event: so many domains are done; the last event carries the database."""
+
+    done: int
+    total: int
+    skipped: tuple[Skipped, ...] = ()
+    result: DateDB | None = None
+
+
+def build_datedb(
+    domains: Sequence[tuple[Entry, Callable[[], Structure]]],
+    embedder: Embedder,
+    *,
+    resolutions: Sequence[Angstrom],
+    names: Mapping[str, str],
+    provenance: Provenance,
+) -> Iterator[DomainEmbedded]:
+    """Embed domains into a new database.
+
+    Parameters
+    ----------
+    domains : sequence of (Entry, function)
+        The function reads the structure; entries of equal PDB and ranges share a row. The
+        `row` of the entries is set here.
+    embedder : Embedder
+    resolutions : sequence of Angstrom
+        One bank each.
+    names : mapping
+        ``'CATH:1.10'`` → name.
+    provenance : Provenance
+
+    Yields
+    ------
+    DomainEmbedded
+        The last one carries the database.
+    """
+    if not domains:
+        raise GeometryError("expected at least one domain", got="none", hint="Check the table and the folder.")
+    rows: dict[Any, int] = {}
+    entries: list[Entry] = []
+    pending: list[Structure] = []
+    parts: dict[float, list[np.ndarray]] = {resolution: [] for resolution in resolutions}
+    skipped: list[Skipped] = []
+    for done, (entry, read) in enumerate(domains, start=1):
+        key = (entry.pdb, entry.chain, entry.ranges) if entry.pdb and entry.ranges else entry.id
+        if key not in rows:
+            try:
+                pending.append(read())
+                rows[key] = len(rows)
+            except (FormatError, GeometryError) as error:
+                skipped.append((entry.id, str(error)))
+                continue
+        entries.append(replace(entry, row=rows[key]))
+        if len(pending) == _BATCH:
+            _flush(pending, parts, embedder)
+            yield DomainEmbedded(done, len(domains))
+    _flush(pending, parts, embedder)
+    if not entries:
+        raise GeometryError(
+            "expected at least one readable domain",
+            got=f"{len(skipped)} skipped",
+            hint=f"First reason: {skipped[0][1]}",
+        )
+    banks = {float(resolution): np.concatenate(vectors) for resolution, vectors in parts.items()}
+    db = DateDB(tuple(entries), banks, describe_embedder(embedder), names, provenance)
+    yield DomainEmbedded(len(domains), len(domains), tuple(skipped), db)
+
+
+def embed_structures(
+    structures: Iterable[Structure], embedder: Embedder, *, resolutions: Sequence[Angstrom]
+) -> dict[float, np.ndarray]:
+    """Simulate and embed structures: resolution → unit vectors, `n d`."""
+    parts: dict[float, list[np.ndarray]] = {float(resolution): [] for resolution in resolutions}
+    _flush(list(structures), parts, embedder)
+    return {resolution: np.concatenate(vectors) for resolution, vectors in parts.items()}
+
+
+def structure_window(structure: Structure, embedder: Embedder, *, resolution: Angstrom) -> np.ndarray:
+    """Simulated density of a structure's protein in one window, centred on its centre of mass, `w w w`."""
+    protein = structure.protein()
+    if is_trace(protein):
+        protein = atoms_from_trace(protein)
+    weights = protein.elements.astype(np.float64)
+    centre = weights @ protein.positions / weights.sum()
+    corner = centre - (embedder.window - 1) / 2 * embedder.voxel_size
+    edge = embedder.window
+    volume = density(
+        protein,
+        voxel_size=embedder.voxel_size,
+        resolution=resolution,
+        shape=(edge, edge, edge),
+        origin=(float(corner[0]), float(corner[1]), float(corner[2])),
+    )
+    return volume.load()
+
+
+def describe_embedder(embedder: Embedder) -> dict[str, Any]:
+    """What a DateDB remembers of the embedder that wrote it."""
+    return {
+        "kind": type(embedder).__name__,
+        "fingerprint": embedder.fingerprint,
+        "dim": embedder.dim,
+        "window": embedder.window,
+        "voxel_size_A": embedder.voxel_size,
+    }
+
+
+def embedder_for(db: DateDB, *, contour: float = 1.0) -> Embedder:
+    """Make the embedder that wrote a DateDB.
+
+    Parameters
+    ----------
+    db : DateDB
+    contour : float
+        1 for queries from measured maps, 0 for simulated densities; see `InvariantEmbedder`.
+
+    Raises
+    ------
+    MismatchError
+        If this version of cryoscan has no such embedder.
+    """
+    embedder = InvariantEmbedder(float(db.embedder.get("voxel_size_A", 2.5)), contour=contour)
+    db.require(embedder)
+    return embedder
+
+
+def _flush(pending: list[Structure], parts: Mapping[float, list[np.ndarray]], embedder: Embedder) -> None:
+    if pending:
+        for resolution, vectors in parts.items():
+            windows = [structure_window(structure, embedder, resolution=resolution) for structure in pending]
+            vectors.append(embedder.embed(np.stack(windows)))
+        pending.clear()

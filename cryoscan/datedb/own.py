@@ -1,0 +1,121 @@
+"""A user's own structures in a DateDB: a new one, or more entries in one that is there."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cryoscan.datedb.build import DomainEmbedded, build_datedb, embedder_for
+from cryoscan.datedb.config import DateDBConfig
+from cryoscan.datedb.hierarchy import levels
+from cryoscan.datedb.sources import domains_of_files, names_of_table
+from cryoscan.datedb.store import DateDB, Entry, open_datedb
+from cryoscan.errors import MissingFileError, refuse_existing
+from cryoscan.models import InvariantEmbedder
+from cryoscan.provenance import Provenance, fingerprint_file
+
+
+def build_from_files(
+    structures: Sequence[Path],
+    path: Path,
+    *,
+    labels: Path | None = None,
+    config: DateDBConfig,
+    overwrite: bool = False,
+) -> Iterator[DomainEmbedded]:
+    """Build a DateDB of structure files alone, and write it.
+
+    Parameters
+    ----------
+    structures : sequence of Path
+        PDB or mmCIF.
+    path : Path
+        The new database; written once everything is embedded.
+    labels : Path, optional
+        Table that says what the domains are, see `domains_of_files`.
+    config : DateDBConfig
+    overwrite : bool
+
+    Yields
+    ------
+    DomainEmbedded
+        The last one carries the database as written.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    sources = domains_of_files(structures, labels=labels)
+    names = {**_shipped_names([entry for entry, _ in sources]), **_names(labels)}
+    embedder = InvariantEmbedder(config.voxel_size_A, contour=0.0)
+    provenance = Provenance("cryoscan datedb build", config.model_dump(mode="json"), _fingerprints(structures, labels))
+    for event in build_datedb(sources, embedder, resolutions=config.resolutions_A, names=names, provenance=provenance):
+        if event.result is None:
+            yield event
+        else:
+            yield replace(event, result=event.result.write(path, overwrite=overwrite, dtype=config.dtype))
+
+
+def add_structures(
+    db: DateDB, structures: Sequence[Path], path: Path, *, labels: Path | None = None
+) -> Iterator[DomainEmbedded]:
+    """Write a DateDB with more entries than `db`, embedded as its own were.
+
+    Parameters
+    ----------
+    db : DateDB
+    structures : sequence of Path
+        PDB or mmCIF.
+    path : Path
+        Where the larger database goes; may be the place of `db`, which is replaced at the end.
+    labels : Path, optional
+        Table that says what the domains are, see `domains_of_files`.
+
+    Yields
+    ------
+    DomainEmbedded
+        The last one carries the database as written.
+
+    Raises
+    ------
+    GeometryError
+        If an id is in the database already.
+    MismatchError
+        If the database was written by an embedder that is not at hand.
+    """
+    embedder = embedder_for(db, contour=0.0)
+    sources = domains_of_files(structures, labels=labels)
+    inputs = {"datedb": db.fingerprint, **_fingerprints(structures, labels)}
+    provenance = Provenance("cryoscan datedb add", inputs=inputs)
+    for event in build_datedb(
+        sources, embedder, resolutions=list(db.banks), names=_names(labels), provenance=provenance
+    ):
+        if event.result is None:
+            yield event
+            continue
+        more = db.with_entries(event.result.entries, event.result.banks)
+        more = replace(more, names={**db.names, **event.result.names}, provenance=provenance)
+        yield replace(event, result=more.write(path, overwrite=True, dtype=stored_dtype(db)))
+
+
+def stored_dtype(db: DateDB) -> str:
+    """How the embeddings of a DateDB lie on disk, so that a changed copy is stored alike."""
+    if db.path is None:
+        return "float16"
+    return str(np.load(db.path / "embeddings.npy", mmap_mode="r", allow_pickle=False).dtype)
+
+
+def _names(labels: Path | None) -> dict[str, str]:
+    return {} if labels is None else names_of_table(labels)
+
+
+def _shipped_names(entries: Sequence[Entry]) -> dict[str, str]:
+    """What the shipped database calls the nodes above some entries."""
+    try:
+        names: Mapping[str, str] = open_datedb(None).names
+    except MissingFileError:
+        return {}
+    keys = {f"{entry.scheme}:{code}" for entry in entries for code in levels(entry.scheme, entry.type)}
+    return {key: names[key] for key in keys & names.keys()}
+
+
+def _fingerprints(structures: Sequence[Path], labels: Path | None) -> dict[str, str]:
+    return {path.name: fingerprint_file(path) for path in [*structures, *([labels] if labels else [])]}

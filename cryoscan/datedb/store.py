@@ -1,0 +1,574 @@
+"""The database on disk and in memory: entries, embeddings, and how a query becomes a ranked list of types."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cryoscan.datedb.hierarchy import LEVEL_NAMES, levels, node_name
+from cryoscan.embedding import Embedder, unit_rows
+from cryoscan.errors import (
+    CryoscanError,
+    FormatError,
+    GeometryError,
+    MismatchError,
+    MissingFileError,
+    ResourceError,
+    refuse_existing,
+)
+from cryoscan.hits import Candidate
+from cryoscan.provenance import Provenance, fingerprint_arrays, fingerprint_json
+from cryoscan.units import Angstrom
+
+FORMAT_VERSION = 1
+_DTYPES = {"int8": np.int8, "float16": np.float16, "float32": np.float32}
+_QUERIES_AT_ONCE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One domain of the database.
+
+    Parameters
+    ----------
+    id, scheme, type : str
+        E.g. ``1p3qQ00``, ``CATH``, ``1.10.8.10``.
+    row : int
+        Its row of the embeddings.
+    pdb, chain, ranges : str
+        Where it comes from; ranges in CATH notation.
+    length : int
+        Residues.
+    resolution : float
+        Of the source structure in Å, 0 if unknown or NMR.
+    source : str
+    cluster : str
+        Sequence cluster at 40 % identity, '' if unknown; used to keep relatives out of tests.
+    """
+
+    id: str
+    scheme: str
+    type: str
+    row: int
+    pdb: str = ""
+    chain: str = ""
+    ranges: str = ""
+    length: int = 0
+    resolution: float = 0.0
+    source: str = ""
+    cluster: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """Dense answers: the best types of many queries, as integers.
+
+    Parameters
+    ----------
+    types : int32 array, `q k`
+        Indices into `DateDB.types`, best first.
+    scores : float32 array, `q k`
+        Cosine to the representative of each.
+    rows : int32 array, `q`
+        Entry index of the representative of the best type.
+    """
+
+    types: np.ndarray
+    scores: np.ndarray
+    entries: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class DateDB:
+    """Embeddings of domains and what is known of them; see the package docstring.
+
+    Parameters
+    ----------
+    entries : tuple of Entry
+    banks : mapping
+        Resolution in Å → unit vectors, `rows d`, float32.
+    embedder : mapping
+        Fingerprint, kind, window and voxel size of the embedder that wrote it.
+    names : mapping
+        ``'CATH:1.10'`` → name.
+    provenance : Provenance
+    path : Path, optional
+        Where it lies on disk.
+    """
+
+    entries: tuple[Entry, ...]
+    banks: Mapping[float, np.ndarray]
+    embedder: Mapping[str, Any]
+    names: Mapping[str, str] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=lambda: Provenance("datedb"))
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        rows = {len(bank) for bank in self.banks.values()}
+        if len(rows) != 1:
+            raise FormatError("expected banks of equal length", got=str(sorted(rows)), hint="Rebuild the DateDB.")
+        (n,) = rows
+        bad = [entry.id for entry in self.entries if not 0 <= entry.row < n]
+        if bad:
+            raise FormatError(
+                f"expected every entry to point at one of {n} rows", got=", ".join(bad[:5]), hint="Rebuild the DateDB."
+            )
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __repr__(self) -> str:
+        banks = ", ".join(f"{resolution:g}" for resolution in self.banks)
+        return f"DateDB({len(self)} entries of {len(self.types)} types, banks at {banks} Å)"
+
+    # ------------------------------------------------------------ what is in it
+
+    @cached_property
+    def types(self) -> tuple[tuple[str, str], ...]:
+        """All (scheme, type), sorted; their indices are what `assign` answers."""
+        return tuple(sorted({(entry.scheme, entry.type) for entry in self.entries}))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies the content: entries, embeddings and embedder."""
+        return fingerprint_json(
+            [
+                [asdict(entry) for entry in self.entries],
+                fingerprint_arrays(self.banks.values()),
+                list(self.banks),
+                self.embedder["fingerprint"],
+            ]
+        )
+
+    def entry(self, id_: str) -> Entry:
+        """The entry of an id."""
+        for entry in self.entries:
+            if entry.id == id_:
+                return entry
+        raise GeometryError(
+            "expected the id of an entry of this DateDB",
+            got=id_,
+            hint="List them with `cryoscan datedb info --entries`.",
+        )
+
+    def name(self, scheme: str, type_: str) -> str:
+        """Name of a type, or of the closest named node above it."""
+        return node_name(self.names, scheme, type_) or type_
+
+    def require(self, embedder: Embedder) -> None:
+        """Refuse an embedder other than the one that wrote the database.
+
+        Raises
+        ------
+        MismatchError
+        """
+        if embedder.fingerprint != self.embedder["fingerprint"]:
+            raise MismatchError(
+                f"expected the embedder that wrote the DateDB ({self.embedder.get('kind')}, "
+                f"fingerprint {self.embedder['fingerprint']})",
+                got=f"fingerprint {embedder.fingerprint}",
+                hint="Use the matching embedder, or rebuild the database with `cryoscan datedb build`.",
+            )
+
+    def in_scheme(self, scheme: str) -> "DateDB":
+        """The database without the entries of other published schemes.
+
+        The same domain is often classified by CATH and by SCOPe; labels should speak one
+        language. A user's own schemes stay. If nothing would remain, everything does.
+        """
+        kept = tuple(entry for entry in self.entries if entry.scheme == scheme or entry.scheme not in LEVEL_NAMES)
+        return replace(self, entries=kept) if kept else self
+
+    def bank_for(self, resolution: Angstrom | None) -> float:
+        """Resolution of the bank to search: the closest one that is not finer than the query, else the coarsest."""
+        if resolution is None:
+            return min(self.banks)
+        coarser = [bank for bank in self.banks if bank >= resolution - 0.25]
+        return min(coarser) if coarser else max(self.banks)
+
+    # ------------------------------------------------------------ searching
+
+    def search(
+        self,
+        vectors: np.ndarray,
+        *,
+        top: int = 10,
+        resolution: Angstrom | None = None,
+        schemes: Sequence[str] | None = None,
+        exclude: np.ndarray | None = None,
+    ) -> list[list[Candidate]]:
+        """Ranked domain types for each query (CryoDomain, fig. 4).
+
+        The most similar entries are grouped by domain type, each type is represented by its
+        most similar entry, and the types are ranked by that similarity.
+
+        Parameters
+        ----------
+        vectors : float array, `q d`
+            Unit rows.
+        top : int
+            Number of types to return.
+        resolution : Angstrom, optional
+            Of the queries; chooses the bank.
+        schemes : sequence of str, optional
+            Only types of these schemes.
+        exclude : bool array, `q entries`, optional
+            Entries that do not count for a query (relatives, in a test).
+        """
+        similarity = self.similarities(vectors, resolution=resolution)
+        allowed = np.array([schemes is None or entry.scheme in schemes for entry in self.entries])
+        similarity[:, ~allowed] = -np.inf
+        if exclude is not None:
+            similarity[exclude] = -np.inf
+        return [self._ranked(row, top) for row in similarity]
+
+    def similarities(self, vectors: np.ndarray, *, resolution: Angstrom | None = None) -> np.ndarray:
+        """Cosine of every query to every entry, `q entries`."""
+        vectors = self._checked(vectors)
+        bank = self.banks[self.bank_for(resolution)]
+        return np.asarray((vectors @ bank.T)[:, self._rows])
+
+    def assign(self, vectors: np.ndarray, *, top: int = 3, resolution: Angstrom | None = None) -> Assignment:
+        """The best types of many queries at once; exact, by chunked matrix products.
+
+        Parameters
+        ----------
+        vectors : float array, `q d`
+        top : int
+            Types per query.
+        """
+        vectors = self._checked(vectors)
+        bank = self.banks[self.bank_for(resolution)]
+        order, starts = self._by_type
+        rows = self._rows[order]
+        top = min(top, len(self.types))
+        found_types, found_scores, found_entries = [], [], []
+        for start in range(0, len(vectors), _QUERIES_AT_ONCE):
+            similarity = (vectors[start : start + _QUERIES_AT_ONCE] @ bank.T)[:, rows]
+            best = np.maximum.reduceat(similarity, starts, axis=1)
+            part = np.argpartition(-best, top - 1, axis=1)[:, :top]
+            scores = np.take_along_axis(best, part, axis=1)
+            rank = np.argsort(-scores, axis=1, kind="stable")
+            found_types.append(np.take_along_axis(part, rank, axis=1).astype(np.int32))
+            found_scores.append(np.take_along_axis(scores, rank, axis=1))
+            found_entries.append(order[np.argmax(similarity, axis=1)].astype(np.int32))
+        if not found_types:
+            empty = np.zeros((0, top))
+            return Assignment(empty.astype(np.int32), empty.astype(np.float32), np.zeros(0, np.int32))
+        return Assignment(np.concatenate(found_types), np.concatenate(found_scores), np.concatenate(found_entries))
+
+    def nearest(
+        self, vectors: np.ndarray, *, top: int, resolution: Angstrom | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The most similar rows through the FAISS index: cosines and row numbers, `q top`."""
+        from cryoscan.datedb.index import open_index
+
+        bank = self.bank_for(resolution)
+        cache = None if self.path is None else self.path / _index_name(bank)
+        index = open_index(cache, self.banks[bank])
+        cosines, rows = index.search(self._checked(vectors), min(top, index.ntotal))
+        return cosines, rows
+
+    # ------------------------------------------------------------ changing
+
+    def with_entries(self, entries: Iterable[Entry], banks: Mapping[float, np.ndarray]) -> "DateDB":
+        """The database with more entries; their `row` counts within the given banks.
+
+        Raises
+        ------
+        GeometryError
+            If an id is there already, or the banks' resolutions differ.
+        """
+        added = list(entries)
+        known = {entry.id for entry in self.entries}
+        twice = [entry.id for entry in added if entry.id in known]
+        if twice:
+            raise GeometryError(
+                "expected entries that are not in the DateDB yet",
+                got=", ".join(twice[:5]),
+                hint="Remove them first (`cryoscan datedb remove`), or give them other names.",
+            )
+        if set(banks) != set(self.banks):
+            raise GeometryError(
+                f"expected banks at {sorted(self.banks)} Å",
+                got=str(sorted(banks)),
+                hint="Simulate at these resolutions.",
+            )
+        n = len(next(iter(self.banks.values())))
+        merged = {key: np.concatenate([bank, unit_rows(banks[key])]) for key, bank in self.banks.items()}
+        moved = tuple(replace(entry, row=entry.row + n) for entry in added)
+        return replace(self, entries=self.entries + moved, banks=merged)
+
+    def without_entries(self, ids: Iterable[str]) -> "DateDB":
+        """The database without some entries; rows that nobody uses any more are dropped."""
+        gone = set(ids)
+        for id_ in gone:
+            self.entry(id_)
+        kept = [entry for entry in self.entries if entry.id not in gone]
+        if not kept:
+            raise GeometryError("expected at least one entry to remain", got="none", hint="Delete the folder instead.")
+        rows = sorted({entry.row for entry in kept})
+        place = {row: new for new, row in enumerate(rows)}
+        banks = {key: bank[rows] for key, bank in self.banks.items()}
+        return replace(self, entries=tuple(replace(e, row=place[e.row]) for e in kept), banks=banks)
+
+    def verify(self) -> list[str]:
+        """Check the database; returns the problems found, an empty list if it is sound.
+
+        Unit rows, finite values, unique ids, four-level types, and self-retrieval: every
+        row finds itself first.
+        """
+        problems = []
+        ids = [entry.id for entry in self.entries]
+        if len(set(ids)) != len(ids):
+            problems.append(f"{len(ids) - len(set(ids))} entry ids occur more than once")
+        for entry in self.entries:
+            if entry.scheme in ("CATH", "SCOPe") and entry.type.count(".") != 3:
+                problems.append(f"entry {entry.id}: '{entry.type}' is not a type of four levels of {entry.scheme}")
+        for resolution, bank in self.banks.items():
+            if not np.isfinite(bank).all():
+                problems.append(f"bank {resolution:g} Å holds values that are not finite")
+                continue
+            off = np.abs(np.linalg.norm(bank, axis=1) - 1).max()
+            if off > 1e-4:
+                problems.append(f"bank {resolution:g} Å holds rows that are not of unit length (off by {off:.3g})")
+            lost = 0
+            for start in range(0, len(bank), _QUERIES_AT_ONCE):
+                similarity = bank[start : start + _QUERIES_AT_ONCE] @ bank.T
+                own = similarity[np.arange(len(similarity)), start + np.arange(len(similarity))]
+                lost += int((similarity.max(axis=1) > own + 1e-5).sum())
+            if lost:
+                problems.append(f"bank {resolution:g} Å: {lost} rows do not find themselves first")
+        return problems
+
+    # ------------------------------------------------------------ disk
+
+    def write(self, path: Path | str, *, overwrite: bool = False, dtype: str = "float16") -> "DateDB":
+        """Write the database as a folder; beside first, then renamed.
+
+        Parameters
+        ----------
+        path : Path
+            Should end in ``.datedb``.
+        dtype : {'int8', 'float16', 'float32'}
+            int8 halves the size of float16; rows are scaled to unit length again when read.
+
+        Returns
+        -------
+        DateDB
+            As it reads back.
+        """
+        path = Path(path)
+        refuse_existing(path, overwrite=overwrite)
+        if path.exists() and not (path / "manifest.json").is_file():
+            raise FormatError(
+                "expected a DateDB to replace", got=f"{path}, which is something else", hint="Choose another name."
+            )
+        rows = np.stack([_packed(bank, dtype) for bank in self.banks.values()])
+        manifest = {
+            "format": "cryoscan datedb",
+            "format_version": FORMAT_VERSION,
+            "embedder": dict(self.embedder),
+            "resolutions_A": list(self.banks),
+            "dtype": dtype,
+            "embeddings": fingerprint_arrays([rows]),
+            "n_entries": len(self.entries),
+            "n_rows": rows.shape[1],
+            "provenance": self.provenance.to_json(),
+        }
+        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            beside.mkdir()
+            np.save(beside / "embeddings.npy", rows, allow_pickle=False)
+            (beside / "entries.csv.gz").write_bytes(gzip.compress(_entries_csv(self.entries).encode(), mtime=0))
+            (beside / "names.json").write_text(json.dumps(dict(self.names), indent=0, sort_keys=True), encoding="utf-8")
+            if self.path is not None and (self.path / "previews.npz").is_file():
+                shutil.copy2(self.path / "previews.npz", beside / "previews.npz")
+            (beside / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            replace_folder(beside, path)
+        except OSError as error:
+            raise ResourceError(
+                f"expected to write the DateDB {path}", got=str(error), hint="Check permissions and free space."
+            ) from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        return open_datedb(path)
+
+    # ------------------------------------------------------------ private
+
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        return np.array([entry.row for entry in self.entries])
+
+    @cached_property
+    def _by_type(self) -> tuple[np.ndarray, np.ndarray]:
+        """Entries sorted by type, and where each type starts."""
+        place = {key: index for index, key in enumerate(self.types)}
+        owner = np.array([place[entry.scheme, entry.type] for entry in self.entries])
+        order = np.argsort(owner, kind="stable")
+        return order, np.searchsorted(owner[order], np.arange(len(self.types)))
+
+    def _checked(self, vectors: np.ndarray) -> np.ndarray:
+        vectors = np.atleast_2d(np.asarray(vectors, np.float32))
+        dim = next(iter(self.banks.values())).shape[1]
+        if vectors.shape[1] != dim:
+            raise MismatchError(
+                f"expected queries of {dim} dimensions",
+                got=str(vectors.shape[1]),
+                hint="Embed them with the embedder that wrote the DateDB.",
+            )
+        return vectors
+
+    def _ranked(self, similarity: np.ndarray, top: int) -> list[Candidate]:
+        best: dict[tuple[str, str], int] = {}
+        for index in np.argsort(-similarity, kind="stable"):
+            if len(best) == top or similarity[index] == -np.inf:
+                break
+            entry = self.entries[index]
+            best.setdefault((entry.scheme, entry.type), int(index))
+        return [
+            self.candidate(index, rank=rank, cosine=float(similarity[index]))
+            for rank, index in enumerate(best.values(), start=1)
+        ]
+
+    def candidate(self, index: int, *, rank: int, cosine: float) -> Candidate:
+        """The answer that proposes the type of entry number `index`."""
+        entry = self.entries[index]
+        codes = levels(entry.scheme, entry.type)
+        hierarchy = tuple(
+            f"{code} {name}".strip() for code in codes for name in [self.names.get(f"{entry.scheme}:{code}", "")]
+        )
+        return Candidate(
+            rank=rank,
+            type=entry.type,
+            scheme=entry.scheme,
+            name=self.name(entry.scheme, entry.type),
+            entry=entry.id,
+            cosine=cosine,
+            hierarchy=hierarchy,
+            pdb=entry.pdb,
+            chain=entry.chain,
+            ranges=entry.ranges,
+            length=entry.length,
+        )
+
+
+def default_path() -> Path:
+    """Folder of the database that ships with the package."""
+    return Path(str(files("cryoscan.datedb"))) / "default.datedb"
+
+
+def open_datedb(path: Path | str | None = None) -> DateDB:
+    """Read a database; None = the one that ships with the package.
+
+    Raises
+    ------
+    MissingFileError, FormatError
+        If it is not there, damaged, or of another format version.
+    """
+    path = default_path() if path is None else Path(path)
+    if not path.is_dir():
+        kind = FormatError if path.exists() else MissingFileError
+        raise kind(
+            "expected the folder of a DateDB (name.datedb)",
+            got=f"no such folder: {path}",
+            hint="Give the path of a .datedb folder, or leave --datedb out to use the one that ships with cryoscan.",
+        )
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        version = manifest["format_version"]
+        if version != FORMAT_VERSION:
+            raise FormatError(
+                f"expected DateDB format version {FORMAT_VERSION}",
+                got=str(version),
+                hint="Use the version of cryoscan that wrote it, or rebuild it with `cryoscan datedb build`.",
+            )
+        rows = np.load(path / "embeddings.npy", allow_pickle=False)
+        if fingerprint_arrays([rows]) != manifest["embeddings"]:
+            raise FormatError(
+                "expected embeddings that match the manifest", got=f"others in {path}", hint="The DateDB is damaged."
+            )
+        text = gzip.decompress((path / "entries.csv.gz").read_bytes()).decode("utf-8")
+        entries = _entries_from_csv(text)
+        if len(entries) != manifest["n_entries"]:
+            raise FormatError(
+                f"expected {manifest['n_entries']} entries", got=str(len(entries)), hint="The DateDB is damaged."
+            )
+        names = json.loads((path / "names.json").read_text(encoding="utf-8"))
+        banks = {
+            float(resolution): unit_rows(bank.astype(np.float32))
+            for resolution, bank in zip(manifest["resolutions_A"], rows, strict=True)
+        }
+        return DateDB(entries, banks, manifest["embedder"], names, Provenance.from_json(manifest["provenance"]), path)
+    except CryoscanError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise FormatError(
+            f"expected a sound DateDB in {path}",
+            got=f"{type(error).__name__}: {error}",
+            hint="The folder is damaged or is no DateDB: rebuild it with `cryoscan datedb build`.",
+        ) from error
+
+
+def replace_folder(beside: Path, path: Path) -> None:
+    """Put a finished folder into the place of another; the old one is never half gone."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    if path.exists():
+        path.rename(old)
+    beside.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_indices(db: DateDB) -> None:
+    """Cache the FAISS index of every bank beside the embeddings."""
+    from cryoscan.datedb.index import cache_index
+
+    assert db.path is not None
+    for resolution, bank in db.banks.items():
+        cache_index(db.path / _index_name(resolution), bank)
+
+
+def _index_name(resolution: float) -> str:
+    return f"index-{resolution:g}A.faiss"
+
+
+def _packed(bank: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype == "int8":
+        largest = np.abs(bank).max(axis=1, keepdims=True)
+        return np.rint(bank / np.where(largest > 0, largest, 1) * 127).astype(np.int8)
+    return bank.astype(_DTYPES[dtype])
+
+
+def _entries_csv(entries: Sequence[Entry]) -> str:
+    text = io.StringIO()
+    names = [item.name for item in fields(Entry)]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([getattr(entry, name) for name in names] for entry in entries)
+    return text.getvalue()
+
+
+def _entries_from_csv(text: str) -> tuple[Entry, ...]:
+    reader = csv.DictReader(io.StringIO(text))
+    return tuple(
+        Entry(
+            **{
+                **row,
+                "row": int(row["row"]),
+                "length": int(row["length"]),
+                "resolution": float(row["resolution"]),
+            }
+        )
+        for row in reader
+    )

@@ -1,0 +1,33 @@
+"""Export: files for other programs, written and not read back.
+
+Positions leave the package here and only here in x, y, z: `write_star` for RELION,
+`write_hits_csv` for everything else. `write_report` makes one HTML page of tables
+(`candidates_table`, `hits_table`) and slices (`slices_figure`) that can be mailed.
+
+All writers refuse to overwrite unless told, and write beside before they rename.
+"""
+
+from cryoscan.export.report import (
+    Figure,
+    Section,
+    Table,
+    candidates_table,
+    hits_table,
+    slices_figure,
+    write_report,
+)
+from cryoscan.export.star import centred_positions_xyz, write_star
+from cryoscan.export.tables import write_hits_csv
+
+__all__ = [
+    "Figure",
+    "Section",
+    "Table",
+    "candidates_table",
+    "centred_positions_xyz",
+    "hits_table",
+    "slices_figure",
+    "write_hits_csv",
+    "write_report",
+    "write_star",
+]

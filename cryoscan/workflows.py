@@ -1,0 +1,373 @@
+"""The journeys a user makes, each a straight line through the packages: read this file first.
+
+Build a DateDB     structures → simulated densities → embeddings → DateDB
+Identify           region of a map → window → embedding → ranked domain types
+Identify a map     map → watershed and grouping → every plausible region → best disjoint set
+Check              region and candidates → simulated densities → rigid docking → correlations
+Scan               volume → plan → blocks of windows → label volume and hits
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import scipy.ndimage
+
+from cryoscan.datedb import DateDB
+from cryoscan.datedb.build import DomainEmbedded, build_datedb, structure_window
+from cryoscan.datedb.config import DateDBConfig
+from cryoscan.datedb.previews import choose_representatives, write_previews
+from cryoscan.datedb.sources import domains_of_store, names_of_store
+from cryoscan.dock import Docking, dock
+from cryoscan.embedding import Embedder
+from cryoscan.errors import GeometryError, refuse_existing
+from cryoscan.hits import PROTEIN_DENSITY_DA_PER_A3, Candidate, Region
+from cryoscan.labels import LabelClass, LabelMap
+from cryoscan.models import InvariantEmbedder
+from cryoscan.preflight import Preflight, inspect
+from cryoscan.provenance import Provenance
+from cryoscan.scan import ScanConfig, ScanFinished, ScanPlan, TileDone, plan_scan, run_scan
+from cryoscan.segment import best_disjoint, contour_level, segment_map, soft_mask
+from cryoscan.simulate import atoms_from_trace, density, is_trace
+from cryoscan.structure import AVERAGE_RESIDUE_MASS_KDA, Structure
+from cryoscan.units import Angstrom, Vector
+from cryoscan.volume import Volume
+from cryoscan.windows import blurred, centre_of_mass, region_window
+
+RESIDUES = (40, 600)
+"""Sizes of regions that may be one domain or one chain, in residues."""
+
+_A3_PER_RESIDUE = AVERAGE_RESIDUE_MASS_KDA * 1000 / PROTEIN_DENSITY_DA_PER_A3
+_DOCKED_AT = 5.0  # Å; finer detail costs time and tells shapes apart no better
+_EDGE = 3.0  # Å over which masks fall off
+_ASSUMED = (3.5, 5.0, 6.5, 8.0)  # Å, tried where a map's resolution is not known
+
+
+@dataclass(frozen=True, slots=True)
+class RegionMask:
+    """A region to identify: its label and its weights on the map's grid (`z y x`, bool or 0 … 1)."""
+
+    id: int
+    mask: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class RegionsScored:
+    """Event: so many regions are embedded."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Identification:
+    """Event: the end of an identification.
+
+    Parameters
+    ----------
+    regions : tuple of Region
+        Largest first for a whole map, in the order asked for otherwise.
+    preflight : Preflight
+    labels : LabelMap, optional
+        The regions on the map's grid (whole map only).
+    """
+
+    regions: tuple[Region, ...]
+    preflight: Preflight
+    labels: LabelMap | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateDocked:
+    """Event: a candidate is docked; `docking` is None where its structure is not at hand."""
+
+    done: int
+    total: int
+    candidate: Candidate
+    docking: Docking | None
+
+
+def identify(
+    volume: Volume,
+    regions: Sequence[RegionMask],
+    *,
+    datedb: DateDB,
+    embedder: Embedder,
+    resolution: Angstrom | None = None,
+    top: int = 10,
+    schemes: Sequence[str] | None = None,
+) -> Identification:
+    """Name given regions of a map (CryoDomain's Mode 1).
+
+    Parameters
+    ----------
+    volume : Volume
+        Protein positive.
+    regions : sequence of RegionMask
+    datedb, embedder
+        Must belong together.
+    resolution : Angstrom, optional
+        Of the map; several are tried where it is not known.
+    top : int
+        Number of candidates per region.
+    schemes : sequence of str, optional
+        Answer with types of these schemes only.
+
+    Raises
+    ------
+    MismatchError
+        If the DateDB was written by another embedder.
+    GeometryError
+        If a region holds no density.
+    """
+    datedb.require(embedder)
+    preflight = inspect(volume, resolution=resolution, coarsest=max(datedb.banks))
+    loaded = volume.loaded()
+    answers = []
+    for region in regions:
+        soft = (
+            soft_mask(region.mask, voxel_size=loaded.voxel_size, width=_EDGE)
+            if region.mask.dtype == bool
+            else region.mask
+        )
+        answer = _best_answer(loaded, region.id, soft, preflight, datedb, embedder, top, schemes)
+        answers.append(answer)
+    return Identification(tuple(answers), preflight)
+
+
+def identify_map(
+    volume: Volume,
+    *,
+    datedb: DateDB,
+    embedder: Embedder,
+    resolution: Angstrom | None = None,
+    threshold: float | None = None,
+    step: float = 1.0,
+    steps: int = 4,
+    top: int = 10,
+    schemes: Sequence[str] | None = None,
+) -> Iterator[RegionsScored | Identification]:
+    """Segment a whole map and name its parts (CryoDomain's Mode 2).
+
+    The map is segmented by watershed and scale-space grouping (Segger; Pintilie et al.
+    2010). Every node of the grouping tree of the volume of 40 to 600 residues is a
+    candidate region, and the non-overlapping set with the highest volume-weighted cosine is
+    kept.
+
+    Parameters
+    ----------
+    threshold : float, optional
+        Density from which on the map is segmented. Default: `contour_level` of the map,
+        blurred to the database's resolution.
+    step, steps
+        Of the grouping: width of the Gaussian added per level in voxels, number of levels.
+    """
+    datedb.require(embedder)
+    preflight = inspect(volume, resolution=resolution, coarsest=max(datedb.banks))
+    loaded = volume.loaded()
+    smooth = blurred(loaded, resolution=preflight.finest, target=min(datedb.banks)).load()
+    level = contour_level(smooth) if threshold is None else threshold
+    tree = segment_map(smooth, threshold=level, step=step, steps=steps)
+    voxel_A3 = loaded.voxel_size**3
+    low, high = (residues * _A3_PER_RESIDUE / voxel_A3 for residues in RESIDUES)
+    nodes = [node for node in range(1, tree.n_nodes + 1) if low <= tree.counts[node] <= high]
+    if not nodes:
+        raise GeometryError(
+            f"expected regions of {RESIDUES[0]} to {RESIDUES[1]} residues above the threshold {level:.4g}",
+            got=f"{int((smooth > level).sum() * voxel_A3)} Å³ in {len(np.unique(tree.leaves)) - 1} watershed regions",
+            hint="Give another --threshold, more --steps, or check voxel size and contrast.",
+        )
+    answers: dict[int, Region] = {}
+    for done, node in enumerate(nodes, start=1):
+        soft = soft_mask(tree.node_mask(node), voxel_size=loaded.voxel_size, width=_EDGE)
+        answers[node] = _best_answer(loaded, node, soft, preflight, datedb, embedder, top, schemes)
+        yield RegionsScored(done, len(nodes))
+    # weighted by volume, so that a group wins over its parts only if it fits better than they do on average
+    scores = {
+        node: float(tree.counts[node]) * answer.candidates[0].cosine
+        for node, answer in answers.items()
+        if answer.candidates
+    }
+    kept = sorted(best_disjoint(tree, scores), key=lambda node: -tree.counts[node])
+    regions = tuple(replace(answers[node], id=label) for label, node in enumerate(kept, start=1))
+    labels = LabelMap(
+        Volume(tree.labels_of(kept), loaded.voxel_size, loaded.origin),
+        {region.id: _label_class(region) for region in regions},
+    )
+    yield Identification(regions, preflight, labels)
+
+
+def whole_map_region(
+    volume: Volume, *, resolution: Angstrom | None, target: Angstrom, threshold: float | None = None
+) -> RegionMask | None:
+    """A map's density as one region, if it is no more than that of one chain; else None.
+
+    Parameters
+    ----------
+    volume : Volume
+        Protein positive.
+    resolution : Angstrom, optional
+        Of the map.
+    target : Angstrom
+        Resolution of the finest bank of the DateDB.
+    threshold : float, optional
+        Density from which on the map counts, after blurring to `target`. Default: `contour_level`.
+    """
+    finest = inspect(volume, resolution=resolution, coarsest=target).finest
+    smooth = blurred(volume, resolution=finest, target=target).load()
+    mask = smooth > (contour_level(smooth) if threshold is None else threshold)
+    fits = 0 < mask.sum() * volume.voxel_size**3 <= RESIDUES[1] * _A3_PER_RESIDUE
+    return RegionMask(1, mask) if fits else None
+
+
+def region_labels(volume: Volume, regions: Sequence[RegionMask], answer: Identification) -> LabelMap:
+    """Given regions as a label map on the map's grid, named as they were identified; later ones lie on top."""
+    data = np.zeros(volume.shape, np.int32)
+    for region in regions:
+        data[region.mask > 0.5] = region.id
+    classes = {region.id: _label_class(region) for region in answer.regions}
+    return LabelMap(Volume(data, volume.voxel_size, volume.origin), classes)
+
+
+def dock_candidates(
+    volume: Volume,
+    mask: np.ndarray,
+    region: Region,
+    *,
+    structure_of: Callable[[Candidate], Structure | None],
+) -> Iterator[CandidateDocked]:
+    """Check the candidates of a region by rigid docking, which knows nothing of embeddings.
+
+    Parameters
+    ----------
+    volume : Volume
+        Protein positive.
+    mask : array, `z y x`
+        The region on the map's grid, bool or 0 … 1.
+    region : Region
+    structure_of : function
+        Candidate → its representative's atoms, or None (see `structures_of_folder`).
+
+    Yields
+    ------
+    CandidateDocked
+        One per candidate, best candidate first.
+    """
+    resolution = max(region.resolution, _DOCKED_AT)
+    box = scipy.ndimage.find_objects((mask > 0).astype(np.uint8))[0]
+    margin = int(np.ceil(resolution / volume.voxel_size)) + 1
+    z, y, x = (slice(max(0, b.start - margin), min(n, b.stop + margin)) for b, n in zip(box, mask.shape, strict=True))
+    part = blurred(volume.crop((z, y, x)).loaded(), resolution=region.resolution, target=resolution)
+    weights = mask[z, y, x]
+    if weights.dtype == bool:
+        weights = soft_mask(weights, voxel_size=part.voxel_size, width=_EDGE)
+    for done, candidate in enumerate(region.candidates, start=1):
+        structure = structure_of(candidate)
+        docking = None
+        if structure is not None:
+            atoms = atoms_from_trace(structure) if is_trace(structure) else structure
+            probe = density(atoms, voxel_size=part.voxel_size, resolution=resolution)
+            docking = dock(part, probe, structure, resolution=resolution, region_mask=weights)
+        yield CandidateDocked(done, len(region.candidates), candidate, docking)
+
+
+def _best_answer(
+    volume: Volume,
+    id_: int,
+    soft: np.ndarray,
+    preflight: Preflight,
+    datedb: DateDB,
+    embedder: Embedder,
+    top: int,
+    schemes: Sequence[str] | None,
+) -> Region:
+    """Answer for one region: at the known resolution, or at that of a few whose best cosine is the highest."""
+    tried = (
+        [preflight.finest]
+        if preflight.resolution_known
+        else [r for r in _ASSUMED if r >= preflight.nyquist] or [preflight.finest]
+    )
+    banks = [datedb.bank_for(resolution) for resolution in tried]
+    windows = np.stack(
+        [
+            region_window(volume, soft, embedder, resolution=resolution, bank=bank)
+            for resolution, bank in zip(tried, banks, strict=True)
+        ]
+    )
+    vectors = embedder.embed(windows)
+    ranked = [
+        datedb.search(vector[None], top=top, resolution=bank, schemes=schemes)[0]
+        for vector, bank in zip(vectors, banks, strict=True)
+    ]
+    best = max(range(len(tried)), key=lambda i: ranked[i][0].cosine if ranked[i] else -1.0)
+    inside = (soft > 0.5) & (volume.load() > preflight.contour)
+    volume_A3 = float(inside.sum()) * volume.voxel_size**3
+    centre: Vector = centre_of_mass(Volume(volume.load() * soft, volume.voxel_size, volume.origin))
+    return Region(id_, centre, volume_A3, tuple(ranked[best]), resolution=tried[best], resolved=preflight.can_identify)
+
+
+def _label_class(region: Region) -> LabelClass:
+    if region.verdict == "unknown":
+        return LabelClass(f"unknown {region.id}")
+    best = region.candidates[0]
+    return LabelClass(best.name, best.type, best.scheme)
+
+
+def build_from_store(folder: Path, path: Path, *, config: DateDBConfig, overwrite: bool) -> Iterator[DomainEmbedded]:
+    """Build a DateDB of all labelled domains of a data folder, with previews, and write it.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds `structures/` and `labels/`.
+    path : Path
+        The new database; written once everything is embedded.
+    config : DateDBConfig
+    overwrite : bool
+
+    Yields
+    ------
+    DomainEmbedded
+        The last one carries the database as written.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    embedder = InvariantEmbedder(config.voxel_size_A, contour=0.0)
+    sources = domains_of_store(folder, ca_only=config.ca_only)
+    provenance = Provenance("cryoscan datedb build", config=config.model_dump(mode="json"))
+    names = names_of_store(folder)
+    last = None
+    for last in build_datedb(sources, embedder, resolutions=config.resolutions_A, names=names, provenance=provenance):
+        if last.result is None:
+            yield last
+    assert last is not None
+    assert last.result is not None
+    db = last.result.write(path, overwrite=overwrite, dtype=config.dtype)
+    read = {entry.id: reader for entry, reader in sources}
+    finest = min(config.resolutions_A)
+    chosen = choose_representatives(db, config.previews)
+    windows = {e.id: structure_window(read[e.id](), embedder, resolution=finest) for e in chosen}
+    if windows:
+        write_previews(path, windows, voxel_size=embedder.voxel_size, resolution=finest)
+    yield replace(last, result=db)
+
+
+def scan_tomogram(
+    volume: Volume,
+    path: Path,
+    *,
+    datedb: DateDB,
+    embedder: Embedder,
+    config: ScanConfig,
+    source: Path | None = None,
+    overwrite: bool = False,
+) -> Iterator[ScanPlan | TileDone | ScanFinished]:
+    """Scan a volume into a folder; an interrupted scan continues where it was.
+
+    Yields
+    ------
+    ScanPlan, TileDone …, ScanFinished
+    """
+    plan = plan_scan(volume, datedb=datedb, embedder=embedder, config=config, source=source)
+    yield plan
+    yield from run_scan(plan, path, overwrite=overwrite)
