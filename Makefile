@@ -47,7 +47,7 @@ docs: $(VENV)/.dev
 benchmark: $(VENV)/.run
 	@echo "Each file in configs/benchmark/ is one benchmark:"
 	@for config in configs/benchmark/*.yaml; do echo "  $(VENV)/bin/cryoscan benchmark $$config"; done
-	@echo "Those that need real structures or maps take their folder with --data FOLDER."
+	@echo "They need real structures or maps: name their folder with --data FOLDER."
 
 clean:
 	@echo "Removing caches, built documentation and demo output."
@@ -60,7 +60,7 @@ $(VENV)/.made:
 	|| { echo "cryoscan needs Python 3.11 or newer, $(PYTHON) is older; say make PYTHON=python3.12"; exit 1; }
 	@echo "Creating $(VENV)."
 	@$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu the package python3-venv is needed."; exit 1; }
-	@$(PY) -m pip install -q --disable-pip-version-check $(UV) || echo "uv cannot be installed here; pip will do."
+	@$(PY) -m pip install -q --disable-pip-version-check $(UV) 2>/dev/null || echo "uv cannot be installed here; pip will do."
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt

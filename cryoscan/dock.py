@@ -267,8 +267,17 @@ def _sample(volume: Volume, positions: np.ndarray) -> np.ndarray:
 
 def _placed(probe: Volume, centre: np.ndarray, rotation: np.ndarray, place: np.ndarray, *, like: Volume) -> np.ndarray:
     """Density of the placed probe on the grid of `like`."""
-    grid = like.to_position(np.moveaxis(np.indices(like.shape), 0, -1))
-    return _sample(probe, (grid - place) @ rotation + centre)
+    back = rotation.T
+    first = probe.to_index(back @ (np.array(like.origin) - place) + centre)
+    values: np.ndarray = ndimage.affine_transform(
+        probe.data,
+        back * (like.voxel_size / probe.voxel_size),
+        first,
+        output_shape=like.shape,
+        order=1,
+        mode="constant",
+    )
+    return values
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -125,6 +125,13 @@ class Region:
     volume_A3 : float
         Volume of the region's density above the contour, Å³.
     candidates : tuple of Candidate
+        As many as were asked for.
+    support : tuple of Candidate
+        A longer list, on which margin and roll-up rest.
+    margin : float
+        Best cosine minus that of the best other type of the same scheme.
+    confidence : float or None
+        Probability that the first candidate is right; None if the DateDB is not calibrated.
     resolution : float
         At which the region was compared, Å.
     resolved : bool
@@ -135,6 +142,9 @@ class Region:
     centre: tuple[float, float, float]
     volume_A3: float
     candidates: tuple[Candidate, ...]
+    support: tuple[Candidate, ...] = ()
+    margin: float = 0.0
+    confidence: float | None = None
     resolution: float = 0.0
     resolved: bool = True
 
@@ -144,23 +154,20 @@ class Region:
         return self.volume_A3 * PROTEIN_DENSITY_DA_PER_A3 / 1000
 
     @property
-    def margin(self) -> float:
-        """Best cosine minus that of the best other type of the same scheme."""
-        if not self.candidates:
-            return 0.0
-        best = self.candidates[0]
-        others = [c.cosine for c in self.candidates if c.scheme == best.scheme and c.type != best.type]
-        return best.cosine - others[0] if others else 0.0
-
-    @property
     def verdict(self) -> str:
-        """`named`, or `unknown` where nothing in the database is similar or the map does not resolve domains."""
-        similar = bool(self.candidates) and self.candidates[0].cosine >= NAMED_FROM_COSINE
-        return "named" if similar and self.resolved else "unknown"
+        """`named`, or `unknown`: the map does not resolve domains, or the first candidate is more likely wrong."""
+        if not self.candidates or not self.resolved:
+            return "unknown"
+        if self.confidence is None:
+            return "named" if self.candidates[0].cosine >= NAMED_FROM_COSINE else "unknown"
+        return "named" if self.confidence >= NAMED_FROM_CONFIDENCE else "unknown"
 
 
 PROTEIN_DENSITY_DA_PER_A3 = 0.81
 """Mean density of protein (1.35 g/cm³)."""
 
 NAMED_FROM_COSINE = 0.8
-"""Below it a candidate is not similar enough to be a name."""
+"""Where a DateDB is not calibrated: below this cosine a candidate is no name."""
+
+NAMED_FROM_CONFIDENCE = 0.5
+"""A first candidate that is more likely wrong than right is no name."""

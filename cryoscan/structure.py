@@ -144,6 +144,11 @@ class Structure:
                     hint=f"Known domains: {', '.join(d.name for d in self.domains) or 'none'}.",
                 )
             domain = found[0]
+        part = self.select(self.atoms_of(domain))
+        return replace(part, id=domain.name, domains=(domain,))
+
+    def atoms_of(self, domain: Domain) -> np.ndarray:
+        """Which atoms a domain has, `n` bool; at least one."""
         mask = np.zeros(len(self), bool)
         for segment in domain.segments:
             mask |= self._segment_mask(segment)
@@ -153,8 +158,7 @@ class Structure:
                 got="none",
                 hint="Check chain names and residue numbers; author numbering is used.",
             )
-        part = self.select(mask)
-        return replace(part, id=domain.name, domains=(domain,))
+        return mask
 
     def centred(self) -> "Structure":
         """The structure with its mean position moved to 0."""

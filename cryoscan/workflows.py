@@ -28,18 +28,21 @@ from cryoscan.models import InvariantEmbedder
 from cryoscan.preflight import Preflight, inspect
 from cryoscan.provenance import Provenance
 from cryoscan.scan import ScanConfig, ScanFinished, ScanPlan, TileDone, plan_scan, run_scan
-from cryoscan.segment import best_disjoint, contour_level, segment_map, soft_mask
+from cryoscan.segment import STEPS, GroupingTree, best_disjoint, contour_level, grouping_step, segment_map, soft_mask
 from cryoscan.simulate import atoms_from_trace, density, is_trace
 from cryoscan.structure import AVERAGE_RESIDUE_MASS_KDA, Structure
-from cryoscan.units import Angstrom, Vector
+from cryoscan.units import Angstrom, Box, Vector
 from cryoscan.volume import Volume
 from cryoscan.windows import blurred, centre_of_mass, region_window
 
 RESIDUES = (40, 600)
 """Sizes of regions that may be one domain or one chain, in residues."""
 
-_A3_PER_RESIDUE = AVERAGE_RESIDUE_MASS_KDA * 1000 / PROTEIN_DENSITY_DA_PER_A3
+A3_PER_RESIDUE = AVERAGE_RESIDUE_MASS_KDA * 1000 / PROTEIN_DENSITY_DA_PER_A3
+"""Volume of a residue, Å³."""
+
 _DOCKED_AT = 5.0  # Å; finer detail costs time and tells shapes apart no better
+_SUPPORT = 50  # candidates that the margin and the roll-up look at
 _EDGE = 3.0  # Å over which masks fall off
 _ASSUMED = (3.5, 5.0, 6.5, 8.0)  # Å, tried where a map's resolution is not known
 
@@ -71,11 +74,17 @@ class Identification:
     preflight : Preflight
     labels : LabelMap, optional
         The regions on the map's grid (whole map only).
+    tree : GroupingTree, optional
+        What the regions were chosen from (whole map only).
+    nodes : tuple of int
+        The node of `tree` that each region is.
     """
 
     regions: tuple[Region, ...]
     preflight: Preflight
     labels: LabelMap | None = None
+    tree: GroupingTree | None = None
+    nodes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +152,8 @@ def identify_map(
     embedder: Embedder,
     resolution: Angstrom | None = None,
     threshold: float | None = None,
-    step: float = 1.0,
-    steps: int = 4,
+    step: float | None = None,
+    steps: int = STEPS,
     top: int = 10,
     schemes: Sequence[str] | None = None,
 ) -> Iterator[RegionsScored | Identification]:
@@ -162,15 +171,17 @@ def identify_map(
         blurred to the database's resolution.
     step, steps
         Of the grouping: width of the Gaussian added per level in voxels, number of levels.
+        Default: 12 levels of `grouping_step`, 1 Å each.
     """
     datedb.require(embedder)
     preflight = inspect(volume, resolution=resolution, coarsest=max(datedb.banks))
     loaded = volume.loaded()
     smooth = blurred(loaded, resolution=preflight.finest, target=min(datedb.banks)).load()
     level = contour_level(smooth) if threshold is None else threshold
+    step = grouping_step(loaded.voxel_size) if step is None else step
     tree = segment_map(smooth, threshold=level, step=step, steps=steps)
     voxel_A3 = loaded.voxel_size**3
-    low, high = (residues * _A3_PER_RESIDUE / voxel_A3 for residues in RESIDUES)
+    low, high = (residues * A3_PER_RESIDUE / voxel_A3 for residues in RESIDUES)
     nodes = [node for node in range(1, tree.n_nodes + 1) if low <= tree.counts[node] <= high]
     if not nodes:
         raise GeometryError(
@@ -179,9 +190,12 @@ def identify_map(
             hint="Give another --threshold, more --steps, or check voxel size and contrast.",
         )
     answers: dict[int, Region] = {}
+    boxes, reach = tree.node_boxes(), _EDGE + max(datedb.banks) + 3 * loaded.voxel_size
     for done, node in enumerate(nodes, start=1):
-        soft = soft_mask(tree.node_mask(node), voxel_size=loaded.voxel_size, width=_EDGE)
-        answers[node] = _best_answer(loaded, node, soft, preflight, datedb, embedder, top, schemes)
+        box = _grown(boxes[node], loaded, reach)
+        soft = soft_mask(tree.node_mask(node, box), voxel_size=loaded.voxel_size, width=_EDGE)
+        answer = _best_answer(loaded.crop(box), node, soft, preflight, datedb, embedder, top, schemes)
+        answers[node] = replace(answer, volume_A3=float(tree.counts[node] * voxel_A3))
         yield RegionsScored(done, len(nodes))
     # weighted by volume, so that a group wins over its parts only if it fits better than they do on average
     scores = {
@@ -195,7 +209,7 @@ def identify_map(
         Volume(tree.labels_of(kept), loaded.voxel_size, loaded.origin),
         {region.id: _label_class(region) for region in regions},
     )
-    yield Identification(regions, preflight, labels)
+    yield Identification(regions, preflight, labels, tree, tuple(kept))
 
 
 def whole_map_region(
@@ -217,7 +231,7 @@ def whole_map_region(
     finest = inspect(volume, resolution=resolution, coarsest=target).finest
     smooth = blurred(volume, resolution=finest, target=target).load()
     mask = smooth > (contour_level(smooth) if threshold is None else threshold)
-    fits = 0 < mask.sum() * volume.voxel_size**3 <= RESIDUES[1] * _A3_PER_RESIDUE
+    fits = 0 < mask.sum() * volume.voxel_size**3 <= RESIDUES[1] * A3_PER_RESIDUE
     return RegionMask(1, mask) if fits else None
 
 
@@ -256,10 +270,9 @@ def dock_candidates(
     """
     resolution = max(region.resolution, _DOCKED_AT)
     box = scipy.ndimage.find_objects((mask > 0).astype(np.uint8))[0]
-    margin = int(np.ceil(resolution / volume.voxel_size)) + 1
-    z, y, x = (slice(max(0, b.start - margin), min(n, b.stop + margin)) for b, n in zip(box, mask.shape, strict=True))
-    part = blurred(volume.crop((z, y, x)).loaded(), resolution=region.resolution, target=resolution)
-    weights = mask[z, y, x]
+    place = _grown(box, volume, resolution + volume.voxel_size)
+    part = blurred(volume.crop(place).loaded(), resolution=region.resolution, target=resolution)
+    weights = mask[place]
     if weights.dtype == bool:
         weights = soft_mask(weights, voxel_size=part.voxel_size, width=_EDGE)
     for done, candidate in enumerate(region.candidates, start=1):
@@ -270,6 +283,13 @@ def dock_candidates(
             probe = density(atoms, voxel_size=part.voxel_size, resolution=resolution)
             docking = dock(part, probe, structure, resolution=resolution, region_mask=weights)
         yield CandidateDocked(done, len(region.candidates), candidate, docking)
+
+
+def _grown(box: Box, volume: Volume, reach: Angstrom) -> Box:
+    """A box and all voxels of the volume within `reach` Å of it along the axes."""
+    voxels = int(np.ceil(reach / volume.voxel_size))
+    z, y, x = (slice(max(0, b.start - voxels), min(n, b.stop + voxels)) for b, n in zip(box, volume.shape, strict=True))
+    return z, y, x
 
 
 def _best_answer(
@@ -297,14 +317,32 @@ def _best_answer(
     )
     vectors = embedder.embed(windows)
     ranked = [
-        datedb.search(vector[None], top=top, resolution=bank, schemes=schemes)[0]
+        datedb.search(vector[None], top=max(top, _SUPPORT), resolution=bank, schemes=schemes)[0]
         for vector, bank in zip(vectors, banks, strict=True)
     ]
     best = max(range(len(tried)), key=lambda i: ranked[i][0].cosine if ranked[i] else -1.0)
     inside = (soft > 0.5) & (volume.load() > preflight.contour)
     volume_A3 = float(inside.sum()) * volume.voxel_size**3
     centre: Vector = centre_of_mass(Volume(volume.load() * soft, volume.voxel_size, volume.origin))
-    return Region(id_, centre, volume_A3, tuple(ranked[best]), resolution=tried[best], resolved=preflight.can_identify)
+    support = tuple(ranked[best])
+    margin = _margin(support)
+    return Region(
+        id_,
+        centre,
+        volume_A3,
+        support[:top],
+        support=support,
+        margin=margin,
+        confidence=datedb.confidence(support[0].cosine, margin, bank=banks[best]) if support else None,
+        resolution=tried[best],
+        resolved=preflight.can_identify,
+    )
+
+
+def _margin(ranked: Sequence[Candidate]) -> float:
+    """Best cosine minus that of the best other type of the same scheme."""
+    others = [c.cosine for c in ranked[1:] if c.scheme == ranked[0].scheme]
+    return ranked[0].cosine - others[0] if others else 0.0
 
 
 def _label_class(region: Region) -> LabelClass:
@@ -342,7 +380,7 @@ def build_from_store(folder: Path, path: Path, *, config: DateDBConfig, overwrit
             yield last
     assert last is not None
     assert last.result is not None
-    db = last.result.write(path, overwrite=overwrite, dtype=config.dtype)
+    db = replace(last.result, calibration=config.calibration).write(path, overwrite=overwrite, dtype=config.dtype)
     read = {entry.id: reader for entry, reader in sources}
     finest = min(config.resolutions_A)
     chosen = choose_representatives(db, config.previews)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
 PAGES = [page for page in PAGES if not {"_build", "generated"} & set(page.parts)]
 FENCE = re.compile(r"(?:<!-- not run: (?P<excuse>[^>]+) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```", re.M | re.S)
-INLINE = re.compile(r"`(cryoscan [^`\n]+)`")
+INLINE = re.compile(r"`(cryoscan [a-z-][^`\n]*)`")
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
 
 

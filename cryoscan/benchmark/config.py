@@ -10,28 +10,34 @@ from cryoscan.config import Config
 class BenchmarkConfig(Config):
     """What is asked, and how hard the questions are."""
 
-    kind: Literal["retrieval", "real_maps"]
-    """Simulated domains against the DateDB, or chains cut out of experimental maps. The latter uses `residues` alone."""
+    kind: Literal["retrieval", "real_maps", "calibration", "mode2"]
+    """Simulated domains, or chains cut out of experimental maps; the latter uses `residues` alone."""
     residues: tuple[int, int] = (40, 300)
     """Smallest and largest query, residues."""
-    resolutions_A: tuple[float, ...] = Field((4.5, 6.0, 8.0, 10.0), min_length=1)
+    resolutions_A: tuple[float, ...] = Field(default=(4.5, 6.0, 8.0, 10.0), min_length=1)
     """Resolutions at which the queries are simulated, Å."""
     half: Literal["test", "dev", "both"] = "test"
     """Half of the sequence clusters, by the parity of a hash, that queries are chosen from; settings were chosen on
     ``dev``. Only for data that name no queries."""
-    n_queries: int = Field(190, ge=1)
+    n_queries: int = Field(default=190, ge=1)
     """Largest number of queries per scheme that are chosen. Only for data that name no queries."""
-    per_type: int = Field(5, ge=1)
+    per_type: int = Field(default=5, ge=1)
     """Largest number of queries of one type that are chosen. Only for data that name no queries."""
-    cath_types: int = Field(159, ge=1)
+    cath_types: int = Field(default=159, ge=1)
     """Size of the smaller set of CATH types: those of the queries and the most populous others."""
-    scope_types: int = Field(79, ge=1)
+    scope_types: int = Field(default=79, ge=1)
     """Size of the smaller set of SCOPe types."""
-    max_identity: float = Field(0.30, ge=0, le=1)
+    max_identity: float = Field(default=0.30, ge=0, le=1)
     """Entries with a higher sequence identity to a query are struck from the DateDB for it."""
-    noise: float = Field(0.3, ge=0)
+    noise: float = Field(default=0.3, ge=0)
     """Standard deviation of the noise, in units of the signal's."""
-    shift_A: float = Field(2.0, ge=0)
+    shift_A: float = Field(default=2.0, ge=0)
     """Largest error of the centre along each axis, Å."""
     seed: int = 0
     """Of the rotations, shifts and noise, together with the id of each domain."""
+    maps: tuple[str, ...] = ()
+    """Names of the maps that are cut up whole. Only for ``mode2``, as all below."""
+    domains: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """Map → CATH type → residues of the domain in every chain of the map's model, e.g. ``2-135,411-525``."""
+    d2: tuple[str, ...] = ()
+    """Maps with the symmetry D2 about the middle of their grid, whose regions should repeat."""

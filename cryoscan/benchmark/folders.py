@@ -141,6 +141,45 @@ def modelled_maps(folder: Path) -> tuple[list[ModelledMap], list[str]]:
     return found, notes
 
 
+@dataclass(frozen=True, slots=True)
+class ListedMap:
+    """An experimental map with or without a model, and what is known of it.
+
+    Parameters
+    ----------
+    resolution, voxel_size : float, optional
+        Å; None where maps.json does not say.
+    """
+
+    name: str
+    map_path: Path
+    model_path: Path | None
+    resolution: float | None
+    voxel_size: float | None
+
+
+def listed_map(folder: Path, name: str) -> ListedMap:
+    """The map of a name in `maps/`, with its model from `maps_models/` if there is one.
+
+    Raises
+    ------
+    MissingFileError
+    """
+    map_path = _beside(folder / "maps", name, _MAP_SUFFIXES)
+    if map_path is None:
+        raise MissingFileError(
+            f"expected a map {name} in {folder / 'maps'}", got="none", hint="Give the folder that holds maps/."
+        )
+    values = dict(_map_records(folder, [])).get(name, {})
+    return ListedMap(
+        name,
+        map_path,
+        _beside(folder / "maps_models", name, _MODEL_SUFFIXES),
+        _positive(values.get("res", values.get("resolution"))),
+        _positive(values.get("vox")),
+    )
+
+
 def _map_records(folder: Path, notes: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     path = folder / "maps" / "maps.json"
     if not path.is_file():

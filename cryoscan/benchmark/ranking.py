@@ -44,7 +44,7 @@ class Ranking:
     def possible(self) -> np.ndarray:
         """Queries of whose type an entry is left, `q` bool."""
         own = self.type_scores[np.arange(len(self.truth)), self.truth]
-        return (self.truth >= 0) & np.isfinite(own)
+        return np.asarray((self.truth >= 0) & np.isfinite(own))
 
     def numbers(self, kept: np.ndarray) -> dict[str, float | int]:
         """All numbers over the types in `kept` (indices, all true types of possible queries among them)."""
@@ -109,7 +109,7 @@ def best_by_type(similarity: np.ndarray, owners: np.ndarray, count: int) -> np.n
     """Largest similarity among the entries of each of `count` types, `q types`; every type has an entry."""
     order = np.argsort(owners, kind="stable")
     starts = np.searchsorted(owners[order], np.arange(count))
-    return np.maximum.reduceat(similarity[:, order], starts, axis=1)
+    return np.asarray(np.maximum.reduceat(similarity[:, order], starts, axis=1))
 
 
 def types_kept(truth: np.ndarray, counts: np.ndarray, *, size: int, others: np.ndarray) -> np.ndarray:

@@ -36,7 +36,8 @@ _SPHERE_MARGIN = 4.0  # Å beyond the outermost atom
 _READ_MARGIN = 14.0  # Å of map around everything a mask holds, for the blur
 _SAME_PROTEIN = 0.95  # identity; copies of a chain are often modelled with other ends
 _SAME_LENGTH = 0.8
-# When a chain is not named, these make the measured reason; each is far outside what named chains show.
+# From here on a measured circumstance is told with a chain that is not named. It is no proof: some chains are named
+# in spite of it.
 _NEIGHBOUR_EXCESS = 0.10
 _POOR_CC = 0.60
 
@@ -203,13 +204,12 @@ def _asked(
         "bank": bank,
         "radius": round(chain.radius, 1),
         "first4": chain.number < _FIRST,
-        **_measured(part, chain, near, masks["mask3A"], resolution, bank),
+        **_measured(part, chain, near, masks, resolution, bank),
     }
     for name, vector in zip(masks, vectors, strict=True):
         rank, rival = _rank(vector, index, chains, entities, banks[bank], datedb, bank)
         record |= {f"rank_{name}": rank, f"rival_{name}": rival}
-    record["reason"] = _reason(record, max(datedb.banks), half_window)
-    return record
+    return record | _reason(record, max(datedb.banks), half_window)
 
 
 def _rank(
@@ -257,9 +257,14 @@ def _distances(part: Volume, chain: MapChain, half_window: Angstrom) -> tuple[np
 
 
 def _measured(
-    part: Volume, chain: MapChain, near: np.ndarray, mask: np.ndarray, resolution: Angstrom | None, bank: Angstrom
+    part: Volume,
+    chain: MapChain,
+    near: np.ndarray,
+    masks: Mapping[str, np.ndarray],
+    resolution: Angstrom | None,
+    bank: Angstrom,
 ) -> dict[str, float]:
-    """How well map and model agree around the atoms, and how much of the masked density is not the chain's."""
+    """How well map and model agree around the atoms, and how much density in each mask is not the chain's."""
     at = max(bank, resolution or bank, 1.8 * part.voxel_size)
     model = density(
         chain.structure, voxel_size=part.voxel_size, resolution=at, shape=part.shape, origin=part.origin
@@ -267,36 +272,41 @@ def _measured(
     smooth = blurred(part, resolution=resolution, target=at).load()
     inside = near <= 3.0
 
-    def beyond(data: np.ndarray) -> float:
+    def beyond(data: np.ndarray, mask: np.ndarray) -> float:
         weighed = np.clip(data, 0, None) * mask
-        return float(weighed[~inside].sum() / max(float(weighed.sum()), 1e-12))
+        return round(float(weighed[~inside].sum() / max(float(weighed.sum()), 1e-12)), 3)
 
-    return {
-        "cc_mask": round(cc_mask(smooth, model, inside), 3),
-        "beyond_3A": round(beyond(smooth), 3),
-        "beyond_3A_model": round(beyond(model), 3),
-    }
+    found = {"cc_mask": round(cc_mask(smooth, model, inside), 3)}
+    for name, mask in masks.items():
+        found |= {f"beyond_{name}": beyond(smooth, mask), f"beyond_{name}_model": beyond(model, mask)}
+    return found
 
 
-def _reason(record: Mapping[str, Any], coarsest: Angstrom, half_window: Angstrom) -> str:
-    """Why a chain is not named even under the closest mask, from what was measured; '' if it is."""
-    if record["rank_mask3A"] == 1:
-        return ""
-    reasons = []
-    if record["resolution"] is None:
-        reasons.append("resolution of the map unknown")
-    elif record["resolution"] > coarsest + 0.25:
-        reasons.append(f"map at {record['resolution']:g} Å, coarser than the coarsest bank ({coarsest:g} Å)")
+def _reason(record: Mapping[str, Any], coarsest: Angstrom, half_window: Angstrom) -> dict[str, Any]:
+    """The closest mask under which a chain is not named, and what was measured that makes it hard."""
+    mask = next((name for name in MASKS if record[f"rank_{name}"] > 1), "")
+    if not mask:
+        return {"fails_from": "", "causes": [], "reason": ""}
+    causes: dict[str, str] = {}
+    resolution, cc = record["resolution"], record["cc_mask"]
+    seen, expected = record[f"beyond_{mask}"], record[f"beyond_{mask}_model"]
+    if resolution is None:
+        causes["resolution unknown"] = ""
+    elif resolution > coarsest + 0.25:
+        causes["map coarser than the coarsest bank"] = f"{resolution:g} > {coarsest:g} Å"
     if record["radius"] > half_window - 2:
-        reasons.append(f"truncated: radius {record['radius']:.0f} Å in a window of ±{half_window:g} Å")
-    if record["beyond_3A"] - record["beyond_3A_model"] > _NEIGHBOUR_EXCESS:
-        reasons.append(
-            f"density of neighbours: {record['beyond_3A']:.0%} of the masked density is beyond 3 Å of the chain "
-            f"(its model alone: {record['beyond_3A_model']:.0%})"
-        )
-    if not record["cc_mask"] >= _POOR_CC:
-        reasons.append(f"map and model agree poorly (correlation {record['cc_mask']:.2f} around the atoms)")
-    return "; ".join([*reasons, f"look-alike: {record['rival_mask3A']}"])
+        causes["truncated by the window"] = f"radius {record['radius']:.0f} of {half_window:g} Å"
+    if seen - expected > _NEIGHBOUR_EXCESS:
+        causes["density of neighbours in the mask"] = f"{seen:.0%} beyond 3 Å of the chain, its model {expected:.0%}"
+    if not cc >= _POOR_CC:
+        causes["poor agreement of map and model"] = f"correlation {cc:.3f} around the atoms"
+    told = [f"{cause} ({detail})" if detail else cause for cause, detail in causes.items()]
+    rival = record[f"rival_{mask}"]
+    return {
+        "fails_from": mask,
+        "causes": list(causes),
+        "reason": "; ".join([*told, f"look-alike: {rival}"]),
+    }
 
 
 # ---------------------------------------------------------------- numbers
@@ -336,16 +346,25 @@ def _tables(records: Sequence[Mapping[str, Any]], numbers: Mapping[str, Any]) ->
             rows.append((label, mask, tops[0] + interval, *tops[1:], percent(numbers[f"{key}.top1_macro"])))
         chance = [percent(numbers[f"{prefix}.mask3A.chance_top{k}"]) for k in TOPS]
         rows.append((label, "chance", *chance, chance[0]))
-    title = (
-        f"Chains of {numbers['real_maps.maps']} experimental maps among {numbers['real_maps.candidates']} candidates"
-    )
+    names = list(dict.fromkeys(record["map"] for record in records))
+    missed = [record for record in records if record["rank_mask3A"] > 1]
     return (
-        Table(title, ("chains", "mask", "Top-1 (95 %)", "Top-5", "Top-10", "Top-1 per map"), tuple(rows)),
         Table(
-            "Chains named first, of each map, and why the others are not (3 Å mask)",
+            f"Chains of {len(names)} experimental maps among {numbers['real_maps.candidates']} candidates",
+            ("chains", "mask", "Top-1 (95 %)", "Top-5", "Top-10", "Top-1 per map"),
+            tuple(rows),
+        ),
+        Table(
+            "Chains named first, of each map, and what was measured where others are not",
             ("map", "Å", "chains", *MASKS, "reason"),
+            tuple(_map_row([record for record in records if record["map"] == name]) for name in names),
+        ),
+        Table(
+            "Chains that are not named first under the 3 Å mask",
+            ("map", "chain", "residues", *(f"rank {mask}" for mask in MASKS), "measured"),
             tuple(
-                _map_row([r for r in records if r["map"] == name]) for name in dict.fromkeys(r["map"] for r in records)
+                (r["map"], r["chain"], str(r["residues"]), *(str(r[f"rank_{mask}"]) for mask in MASKS), r["reason"])
+                for r in missed
             ),
         ),
     )
@@ -353,13 +372,19 @@ def _tables(records: Sequence[Mapping[str, Any]], numbers: Mapping[str, Any]) ->
 
 def _map_row(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     right = [str(sum(record[f"rank_{mask}"] == 1 for record in records)) for mask in MASKS]
-    reasons = Counter(record["reason"] for record in records if record["reason"])
-    told = " | ".join(f"{count} ×: {reason}" if len(records) > 1 else reason for reason, count in reasons.items())
     resolution = records[0]["resolution"]
+    told = []
+    for mask in MASKS:
+        failed = [record for record in records if record["fails_from"] == mask]
+        if failed:
+            causes = Counter(cause for record in failed for cause in record["causes"])
+            rivals = Counter(record[f"rival_{mask}"] for record in failed).most_common(1)
+            parts = [f"{cause} ({count})" if len(failed) > 1 else cause for cause, count in causes.most_common()]
+            told.append(f"from {mask} on {len(failed)}: {', '.join([*parts, f'look-alike {rivals[0][0]}'])}")
     return (
         records[0]["map"],
         "?" if resolution is None else f"{resolution:g}",
         str(len(records)),
         *right,
-        told or "–",
+        "; ".join(told) or "–",
     )

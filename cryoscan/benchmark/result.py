@@ -10,7 +10,7 @@ from cryoscan.provenance import Provenance
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkProgress:
-    """Event: so many windows of one stage are embedded."""
+    """Event: so many windows are embedded, the last ones in this stage."""
 
     stage: str
     done: int
@@ -44,6 +44,14 @@ class BenchmarkResult:
     tables: tuple[Table, ...]
     notes: tuple[str, ...]
     provenance: Provenance = field(default_factory=lambda: Provenance("benchmark"))
+
+    @property
+    def origin(self) -> str:
+        """What the numbers were made from, in one line."""
+        made = self.provenance
+        inputs = ", ".join(f"{name} {fingerprint}" for name, fingerprint in made.inputs.items())
+        settings = ", ".join(f"{name}={value}" for name, value in made.config.items())
+        return f"cryoscan {made.version}, {made.time}; {inputs}; {settings}"
 
     def to_json(self) -> dict[str, Any]:
         """One flat object; what could not be computed is null."""

@@ -1,7 +1,6 @@
 """Retrieval of types from simulated densities, leaving out the query's relatives."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,8 +39,12 @@ def run_retrieval(
     sequences = _sequences(data, datedb, notes)
     numbers: dict[str, float | int] = {}
     found: list[Table] = []
-    for scheme in _SCHEMES:
-        queries = _queries_of(scheme, asked, tables, store, config, datedb, notes, chosen=asked == data)
+    asked_of = {
+        scheme: _queries_of(scheme, asked, tables, store, config, datedb, notes, chosen=asked == data)
+        for scheme in _SCHEMES
+    }
+    done, total = 0, len(config.resolutions_A) * sum(len(queries) for queries in asked_of.values())
+    for scheme, queries in asked_of.items():
         if not queries:
             continue
         scores: dict[str, Mapping[str, float | int]] = {}
@@ -52,7 +55,8 @@ def run_retrieval(
                 part = queries[start : start + _BATCH]
                 windows = [_window(query, resolution, config, embedder) for query in part]
                 vectors.append(embedder.embed(np.stack(windows)))
-                yield BenchmarkProgress(f"{scheme} at {resolution:g} Å", start + len(part), len(queries))
+                done += len(part)
+                yield BenchmarkProgress(f"{scheme} at {resolution:g} Å", done, total)
             scores |= setting.scores(np.concatenate(vectors), resolution)
         numbers |= {f"{scheme.lower()}.{key}.{name}": v for key, part in scores.items() for name, v in part.items()}
         found += _tables(scheme, scores)
@@ -114,7 +118,7 @@ def query_window(
     smooth = scipy.fft.irfftn(spectrum, s=shape)
     outline = gaussian_filter((clean > 0.02 * clean.max()).astype(np.float64), 1)
     level = noise * clean[clean > 0.1 * clean.max()].std() / smooth.std()
-    return (clean + level * smooth * np.clip(2 * outline, 0, 1)).astype(np.float32)
+    return np.asarray(clean + level * smooth * np.clip(2 * outline, 0, 1), np.float32)
 
 
 def choose_queries(
@@ -245,8 +249,13 @@ def _read(rows: Sequence[DomainRow], store: StructureStore, scheme: str, notes: 
     return queries
 
 
+def seeded(id_: str, resolution: Angstrom, config: BenchmarkConfig) -> np.random.Generator:
+    """Random numbers that belong to a domain and a resolution, the same on every machine."""
+    return np.random.default_rng([config.seed, round(resolution * 100), _digest(id_) % 2**32])
+
+
 def _window(query: Query, resolution: Angstrom, config: BenchmarkConfig, embedder: Embedder) -> np.ndarray:
-    rng = np.random.default_rng([config.seed, round(resolution * 100), _digest(query.row.id) % 2**32])
+    rng = seeded(query.row.id, resolution, config)
     return query_window(
         query.structure, embedder, resolution=resolution, noise=config.noise, shift=config.shift_A, rng=rng
     )
@@ -304,19 +313,13 @@ def _tables(scheme: str, scores: Mapping[str, Mapping[str, float | int]]) -> lis
             tops = [percent(part[f"{name}_top{k}"]) for k in TOPS]
             rows.append((str(part["types"]), name, "", *tops, "", "", "", ""))
     first = next(iter(scores.values()))
-    left = Counter({"asked": int(first["n"]), "without an entry left": int(first["impossible"])})
-    title = f"{scheme}: {left['asked']} queries; {left['without an entry left']} more have no entry left in the DateDB"
+    between = ("architecture", "topology") if scheme == "CATH" else ("fold", "superfamily")
+    title = f"{scheme}: {first['n']} queries; {first['impossible']} more have no entry left in the DateDB"
     return [
         Table(title, columns, tuple(rows)),
         Table(
             f"{scheme}: queries of which one of the first five types shares a level, % (by chance)",
-            (
-                "types",
-                "resolution",
-                "class",
-                *(("architecture", "topology") if scheme == "CATH" else ("fold", "superfamily")),
-                "type",
-            ),
+            ("types", "resolution", "class", *between, "type"),
             tuple(deep),
         ),
     ]

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from cryoscan.benchmark.calibration import run_calibration
 from cryoscan.benchmark.config import BenchmarkConfig
+from cryoscan.benchmark.mode2 import run_mode2
 from cryoscan.benchmark.real_maps import run_real_maps
 from cryoscan.benchmark.result import BenchmarkProgress, BenchmarkResult
 from cryoscan.benchmark.retrieval import run_retrieval
@@ -55,8 +57,12 @@ def run_benchmark(
             got="none",
             hint="Give --data (structures/ and labels/, or maps/ and maps_models/), or --queries.",
         )
-    if config.kind == "real_maps":
+    if config.kind == "mode2":
+        events = run_mode2(config, asked, datedb=datedb, embedder=embedder)
+    elif config.kind == "real_maps":
         events = run_real_maps(config, asked, datedb=datedb, embedder=embedder)
+    elif config.kind == "calibration":
+        events = run_calibration(config, asked, datedb=datedb, embedder=embedder)
     else:
         events = run_retrieval(config, asked, data=data, datedb=datedb, embedder=embedder)
     for event in events:

@@ -89,4 +89,6 @@ def _leave_for_usage(error: Exception) -> None:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "cryoscan"
     message = getattr(error, "format_message", error.__str__)()
+    if not message.strip():  # a group without a command has shown its help
+        sys.exit(0)
     _leave(f"{message} See `{command} --help`.", code=1)

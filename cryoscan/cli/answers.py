@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryoscan.cli import show
-from cryoscan.hits import NAMED_FROM_COSINE, Candidate, Region
+from cryoscan.hits import Candidate, Region
 
 if TYPE_CHECKING:
     from cryoscan.workflows import Identification
@@ -14,6 +14,7 @@ Checks = Mapping[int, Mapping[int, dict[str, Any] | None]]
 """Region → rank → what docking said; None where the structure is not at hand."""
 
 _COLUMNS = ("rank", "type", "scheme", "name", "representative", "cosine")
+_LONGEST_RANGES = 20  # letters; longer ones would wrap in the table (JSON has them all)
 _NUMBERS = ("rank", "cosine", "CC mask", "CC box")
 
 
@@ -33,7 +34,8 @@ def region_json(region: Region, names: Mapping[str, str], checks: Checks) -> dic
         "reason": reason(region),
         "margin": round(region.margin, 4),
         "resolution_A": region.resolution,
-        "hierarchy": hierarchy_json(region.candidates, names),
+        "confidence": None if region.confidence is None else round(region.confidence, 3),
+        "hierarchy": hierarchy_json(region.support, names),
         "candidates": candidates,
     }
 
@@ -65,9 +67,12 @@ def reason(region: Region) -> str:
     best = region.candidates[0]
     if not region.resolved:
         return "the map is too coarse to tell domains apart, so the list below means little"
-    if best.cosine < NAMED_FROM_COSINE:
-        return f"nothing in the database is similar: best cosine {best.cosine:.2f}, needed {NAMED_FROM_COSINE:g}"
-    return f"{best.name}, cosine {best.cosine:.3f}, {region.margin:.3f} above the next {best.scheme} type"
+    facts = f"cosine {best.cosine:.3f}, {region.margin:.3f} above the next {best.scheme} type"
+    if region.confidence is None:
+        return f"{best.name}, {facts}"
+    if region.verdict == "unknown":
+        return f"the best candidate is right with a probability of {region.confidence:.0%} only ({facts})"
+    return f"{best.name}, right with a probability of {region.confidence:.0%} ({facts})"
 
 
 def print_region(region: Region, names: Mapping[str, str], checks: Checks) -> None:
@@ -78,7 +83,7 @@ def print_region(region: Region, names: Mapping[str, str], checks: Checks) -> No
     docked = checks.get(region.id)
     extra = () if docked is None else ("CC mask", "CC box")
     print_candidates(region.candidates, extra=extra, docked=docked or {})
-    for scheme, nodes in hierarchy_json(region.candidates, names).items():
+    for scheme, nodes in hierarchy_json(region.support, names).items():
         show.line(f"\n  {scheme}: what the candidates agree on")
         show.table(
             ("level", "code", "share", "name"),
@@ -105,9 +110,13 @@ def print_candidates(
 
 
 def representative(item: Candidate) -> str:
-    """PDB entry, chain and residues; the entry's own id where it is not from the PDB."""
-    where = item.ranges or item.chain
-    return f"{item.pdb} {where}".strip() if item.pdb else item.entry
+    """PDB entry, residues and chain, shortened to fit a table; the entry's own id where it is not from the PDB."""
+    if not item.pdb:
+        return item.entry
+    ranges = item.ranges.split(",")
+    if len(item.ranges) > _LONGEST_RANGES:
+        return f"{item.pdb} {ranges[0]} + {len(ranges) - 1} more"
+    return f"{item.pdb} {item.ranges or item.chain}".strip()
 
 
 def write_identification_report(
@@ -132,7 +141,7 @@ def write_identification_report(
             extra = {key: [value.get(key, "–") for value in values] for key in ("cc_mask", "cc_box")}
         agreed = [
             f"{scheme}: " + " › ".join(f"{node['code']} {node['name']} ({node['share']:.0%})" for node in nodes)
-            for scheme, nodes in hierarchy_json(region.candidates, names).items()
+            for scheme, nodes in hierarchy_json(region.support, names).items()
         ]
         table = candidates_table(region.candidates, extra=extra)
         sections.append(Section(f"Region {region.id}: {region.verdict}", (f"{reason(region)}.", table, *agreed)))
@@ -143,4 +152,6 @@ def write_identification_report(
         "regions": len(answer.regions),
         "warnings": " ".join(look.warnings) or "none",
     }
-    write_report(path, title=f"Identification of {given.path.name}", summary=summary, sections=sections, overwrite=overwrite)
+    write_report(
+        path, title=f"Identification of {given.path.name}", summary=summary, sections=sections, overwrite=overwrite
+    )

@@ -20,7 +20,9 @@ _Structures = Annotated[
 ]
 _Table = Annotated[
     Path | None,
-    typer.Option("--labels", metavar="TSV", help="Table with id, type, and optionally ranges, file …", show_default=False),
+    typer.Option(
+        "--labels", metavar="TSV", help="Table with id, type, and optionally ranges, file …", show_default=False
+    ),
 ]
 _DB = Annotated[Path, typer.Argument(metavar="DB", help="DateDB folder.", show_default=False)]
 _AnyDB = Annotated[
@@ -37,7 +39,9 @@ def build(
     labels: _Table = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="FOLDER", help="Instead: a folder with structures/ and labels/.", show_default=False),
+        typer.Option(
+            "--data", metavar="FOLDER", help="Instead: a folder with structures/ and labels/.", show_default=False
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="YAML", help="Settings of the database.", show_default=False)
@@ -140,8 +144,10 @@ def info(
         show.print_json({**about, **listed})
         return
     show.facts((key.replace("_", " "), value) for key, value in about.items() if not isinstance(value, dict))
-    show.facts((f"  {scheme}", f"{counts['entries']:,} entries of {counts['types']:,} types")
-               for scheme, counts in about["schemes"].items())
+    show.facts(
+        (f"  {scheme}", f"{counts['entries']:,} entries of {counts['types']:,} types")
+        for scheme, counts in about["schemes"].items()
+    )
     if entries:
         rows = ((e.id, e.scheme, e.type, db.name(e.scheme, e.type), e.pdb, e.ranges, e.length) for e in db.entries)
         show.table(("id", "scheme", "type", "name", "PDB", "residues", "length"), rows)
@@ -170,9 +176,7 @@ def search(
     db = open_datedb(path)
     answers = []
     for query in queries:
-        found = search_query(
-            db, query, top=top, voxel_size=voxel_size, contrast=contrast, resolution=resolution
-        )
+        found = search_query(db, query, top=top, voxel_size=voxel_size, contrast=contrast, resolution=resolution)
         answers.append({"query": str(query), "candidates": [candidate.to_json() for candidate in found]})
         if not as_json:
             show.line(f"{query}")
@@ -220,10 +224,7 @@ def about_datedb(db: "DateDB") -> dict[str, Any]:
 
 def _finish(events: "Iterable[DomainEmbedded]", path: Path, *, as_json: bool) -> None:
     """Show progress, then say what is in the database and what is not."""
-    last = None
-    for last in show.progress(events, "domains embedded"):
-        pass
-    assert last is not None
+    last = show.to_the_end(events, "domains embedded")
     assert last.result is not None
     skipped = [{"id": id_, "reason": why} for id_, why in last.skipped]
     show.warn(f"{item['id']} is not in the database: {item['reason']}" for item in skipped)

@@ -42,5 +42,5 @@ def docked(
             cc_mask, cc_box = round(event.docking.cc_mask, 4), round(event.docking.cc_box, 4)
             found[event.candidate.rank] = {"cc_mask": cc_mask, "cc_box": cc_box, "model": str(model)}
         if missing:
-            show.note(f"region {region.id}: not docked, no structure in {structures}: {', '.join(missing)}")
+            show.note(f"region {region.id}: not docked, {structures} has no such residues: {', '.join(missing)}")
     return checks

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 _Dock = Annotated[
     Path | None,
-    typer.Option("--dock", metavar="FOLDER", help="Check candidates by docking their structures from here.", show_default=False),
+    typer.Option(
+        "--dock", metavar="FOLDER", help="Check candidates by docking their structures from here.", show_default=False
+    ),
 ]
 
 
 _Mask = Annotated[Path | None, typer.Option("--mask", help="Mask on the map's grid: the region.", show_default=False)]
 _Labels = Annotated[
-    Path | None, typer.Option("--labels", help="Label volume on the map's grid: each label a region.", show_default=False)
+    Path | None,
+    typer.Option("--labels", help="Label volume on the map's grid: each label a region.", show_default=False),
 ]
 _Label = Annotated[int | None, typer.Option("--label", min=1, help="Only this label of --labels.", show_default=False)]
 _Box = Annotated[
@@ -34,8 +37,12 @@ _Center = Annotated[
 _Radius = Annotated[
     float | None, typer.Option("--radius", metavar="Å", min=0.1, help="Of the sphere.", show_default=False)
 ]
-_Scheme = Annotated[str | None, typer.Option("--scheme", help="Only types of this scheme: CATH or SCOPe.", show_default=False)]
-_Models = Annotated[Path, typer.Option("--models", metavar="FOLDER", help="With --dock: where docked models (mmCIF) go.")]
+_Scheme = Annotated[
+    str | None, typer.Option("--scheme", help="Only types of this scheme: CATH or SCOPe.", show_default=False)
+]
+_Models = Annotated[
+    Path, typer.Option("--models", metavar="FOLDER", help="With --dock: where docked models (mmCIF) go.")
+]
 _Output = Annotated[
     Path | None, typer.Option("-o", "--output", help="Write the regions as labels: .mrc or .zarr.", show_default=False)
 ]
@@ -52,8 +59,8 @@ def identify(
     radius: _Radius = None,
     segment: Annotated[bool, typer.Option("--segment", help="Cut the map into regions and name each.")] = False,
     threshold: o.Threshold = None,
-    step: o.Step = 1.0,
-    steps: o.Steps = 4,
+    step: o.Step = None,
+    steps: o.Steps = 12,
     voxel_size: o.VoxelSize = None,
     contrast: o.ContrastOption = o.Contrast.bright,
     resolution: o.Resolution = None,
@@ -134,9 +141,7 @@ def _answer(
         answer = workflows.identify(given.volume, regions, datedb=db, embedder=embedder, **settings)
         return replace(answer, labels=workflows.region_labels(given.volume, regions, answer))
     events = workflows.identify_map(given.volume, datedb=db, embedder=embedder, **settings, **grouping)
-    last = None
-    for last in show.progress(events, "regions compared"):
-        pass
+    last = show.to_the_end(events, "regions compared")
     assert isinstance(last, workflows.Identification)
     return last
 

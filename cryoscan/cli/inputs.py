@@ -156,14 +156,14 @@ def _read_mask(given: Given, path: Path) -> np.ndarray:
     if not low < high:
         raise FormatError("expected a mask of two values or more", got=f"{low:g} everywhere", hint="Check the mask.")
     if ((values == low) | (values == high)).all():
-        return values == high
+        return np.asarray(values == high)
     if low < -0.01 or high > 1.01:
         raise FormatError(
             f"expected a mask of values from 0 to 1 in {path}",
             got=f"{low:g} to {high:g}",
             hint="This looks like a density or a label volume: threshold it first, or give it as --labels.",
         )
-    return np.clip(values, 0, 1)
+    return np.asarray(np.clip(values, 0, 1))
 
 
 def _companion_size(given: Given, path: Path) -> float | None:

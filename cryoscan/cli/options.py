@@ -17,14 +17,18 @@ class Contrast(StrEnum):
 VolumePath = Annotated[Path, typer.Argument(metavar="VOLUME", help="MRC file or OME-Zarr folder.", show_default=False)]
 VoxelSize = Annotated[
     float | None,
-    typer.Option("--voxel-size", metavar="Å", min=0.01, help="In place of the file's own voxel size.", show_default=False),
+    typer.Option(
+        "--voxel-size", metavar="Å", min=0.01, help="In place of the file's own voxel size.", show_default=False
+    ),
 ]
 ContrastOption = Annotated[
     Contrast, typer.Option("--contrast", help="What protein is in the file; raw tomograms are mostly dark.")
 ]
 Resolution = Annotated[
     float | None,
-    typer.Option("--resolution", metavar="Å", min=0.1, help="Resolution of the volume, if it is known.", show_default=False),
+    typer.Option(
+        "--resolution", metavar="Å", min=0.1, help="Resolution of the volume, if it is known.", show_default=False
+    ),
 ]
 DateDBPath = Annotated[
     Path | None,
@@ -34,8 +38,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Threshold = Annotated[
     float | None,
-    typer.Option("--threshold", help="Density from which on the map counts; found from the map otherwise.", show_default=False),
+    typer.Option(
+        "--threshold", help="Density from which on the map counts; found from the map otherwise.", show_default=False
+    ),
 ]
-Step = Annotated[float, typer.Option("--step", min=0.01, help="Grouping: voxels of Gaussian width added per step.")]
+Step = Annotated[
+    float | None,
+    typer.Option(
+        "--step",
+        min=0.01,
+        help="Grouping: voxels of Gaussian width added per step; as many as 1 Å otherwise.",
+        show_default=False,
+    ),
+]
 Steps = Annotated[int, typer.Option("--steps", min=0, help="Grouping: number of smoothing steps.")]
 Top = Annotated[int, typer.Option("--top", min=1, help="Number of candidates per answer.")]

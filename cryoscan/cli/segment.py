@@ -6,15 +6,25 @@ from typing import Annotated
 import typer
 
 from cryoscan.cli import show
-from cryoscan.cli.options import Contrast, ContrastOption, Json, Overwrite, Step, Steps, Threshold, VolumePath, VoxelSize
+from cryoscan.cli.options import (
+    Contrast,
+    ContrastOption,
+    Json,
+    Overwrite,
+    Step,
+    Steps,
+    Threshold,
+    VolumePath,
+    VoxelSize,
+)
 
 
 def segment(
     path: VolumePath,
     output: Annotated[Path, typer.Option("-o", "--output", help="Labels to write: .mrc or .zarr.", show_default=False)],
     threshold: Threshold = None,
-    step: Step = 1.0,
-    steps: Steps = 4,
+    step: Step = None,
+    steps: Steps = 12,
     level: Annotated[int, typer.Option(help="Which grouping to write: 0 is the watershed, -1 the last.")] = -1,
     voxel_size: VoxelSize = None,
     contrast: ContrastOption = Contrast.bright,
@@ -31,7 +41,7 @@ def segment(
     from cryoscan.errors import ConfigError, refuse_existing
     from cryoscan.io import require_usable, write_labels
     from cryoscan.labels import LabelMap
-    from cryoscan.segment import contour_level, segment_map
+    from cryoscan.segment import contour_level, grouping_step, segment_map
     from cryoscan.volume import Volume
 
     refuse_existing(output, overwrite=overwrite)
@@ -41,11 +51,17 @@ def segment(
     show.warn(given.warnings)
     data = require_usable(given.volume.load(), path)
     contour = contour_level(data) if threshold is None else threshold
+    step = grouping_step(given.volume.voxel_size) if step is None else step
     tree = segment_map(data, threshold=contour, step=step, steps=steps)
     labels, _, _ = relabel_sequential(tree.labels_at(level))
     found = LabelMap(Volume(labels, given.volume.voxel_size, given.volume.origin), {})
     write_labels(found, output, overwrite=overwrite)
-    about = {"output": str(output), "regions": int(labels.max()), "threshold": float(contour), "warnings": given.warnings}
+    about = {
+        "output": str(output),
+        "regions": int(labels.max()),
+        "threshold": float(contour),
+        "warnings": given.warnings,
+    }
     if as_json:
         show.print_json(about)
     else:

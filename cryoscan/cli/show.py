@@ -83,6 +83,12 @@ def progress(events: Iterable[Event], what: str) -> Iterator[Event]:
             yield event
 
 
+def to_the_end(events: Iterable[Event], what: str) -> Event:
+    """Show progress until all is done, and give the last event: the one with the result."""
+    *_, last = progress(events, what)
+    return last
+
+
 def _in_tenths(events: Iterable[Event], what: str, start: float) -> Iterator[Event]:
     said = 0
     for event in events:

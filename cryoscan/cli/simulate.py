@@ -20,10 +20,16 @@ def _group() -> None:
 def density(
     structure: Annotated[Path, typer.Argument(metavar="STRUCTURE", help="PDB or mmCIF file.", show_default=False)],
     output: Annotated[Path, typer.Option("-o", "--output", help="MRC or .zarr to write.", show_default=False)],
-    resolution: Annotated[float, typer.Option("--resolution", metavar="Å", min=0.1, help="Of the density.", show_default=False)],
-    voxel_size: Annotated[float, typer.Option("--voxel-size", metavar="Å", min=0.01, help="Of the density.", show_default=False)],
+    resolution: Annotated[
+        float, typer.Option("--resolution", metavar="Å", min=0.1, help="Of the density.", show_default=False)
+    ],
+    voxel_size: Annotated[
+        float, typer.Option("--voxel-size", metavar="Å", min=0.01, help="Of the density.", show_default=False)
+    ],
     chain: Annotated[str | None, typer.Option(help="Only this chain.", show_default=False)] = None,
-    assembly: Annotated[str | None, typer.Option(help="This biological assembly, usually 1.", show_default=False)] = None,
+    assembly: Annotated[
+        str | None, typer.Option(help="This biological assembly, usually 1.", show_default=False)
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -42,7 +48,9 @@ def density(
         if chain not in chains:
             raise GeometryError(f"expected a chain of {structure}", got=chain, hint=f"It has {', '.join(chains)}.")
         atoms = atoms.select(atoms.chains == chain)
-    volume = simulated(atoms_from_trace(atoms) if is_trace(atoms) else atoms, voxel_size=voxel_size, resolution=resolution)
+    volume = simulated(
+        atoms_from_trace(atoms) if is_trace(atoms) else atoms, voxel_size=voxel_size, resolution=resolution
+    )
     write_volume(volume, output, overwrite=overwrite)
     z, y, x = volume.shape
     about = {"output": str(output), "shape_zyx": [z, y, x], "voxel_size_A": voxel_size, "resolution_A": resolution}

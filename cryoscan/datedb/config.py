@@ -10,13 +10,15 @@ from cryoscan.config import Config
 class DateDBConfig(Config):
     """How a database is built."""
 
-    resolutions_A: tuple[float, ...] = Field((6.0, 10.0), min_length=1)
+    resolutions_A: tuple[float, ...] = Field(default=(6.0, 10.0), min_length=1)
     """Resolutions of the simulated densities, one bank each, Å."""
-    voxel_size_A: float = Field(2.5, gt=0)
+    voxel_size_A: float = Field(default=2.5, gt=0)
     """Voxel size of the embedder's windows, Å."""
     dtype: Literal["int8", "float16", "float32"] = "float16"
     """How embeddings are stored."""
     ca_only: bool = True
     """Include domains of which only C-alpha positions are known (completed approximately)."""
-    previews: int = Field(0, ge=0)
+    calibration: dict[float, tuple[float, float, float]] = Field(default_factory=dict)
+    """Bank → coefficients that turn cosine and lead into a confidence (`cryoscan benchmark` measures them)."""
+    previews: int = Field(default=0, ge=0)
     """Number of the largest types whose representative gets a preview density."""

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from cryoscan.datedb.store import Entry
-from cryoscan.errors import FormatError, MissingFileError
+from cryoscan.errors import FormatError, GeometryError, MissingFileError
 from cryoscan.hits import Candidate
 from cryoscan.io import DomainRow, StructureStore, parse_ranges, read_domains, read_scope_names, read_structure
 from cryoscan.structure import Domain, Structure
@@ -180,13 +180,16 @@ def _is_structure(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith((".pdb", ".ent", ".cif", ".mmcif"))
 
 
-def _part_of(structure: Structure, candidate: Candidate) -> Structure:
-    """The candidate's residues; without ranges its chain, or everything."""
-    if candidate.ranges:
-        segments = parse_ranges(candidate.ranges)
+def _part_of(structure: Structure, candidate: Candidate) -> Structure | None:
+    """The candidate's residues, without ranges its chain or everything; None where the file numbers them otherwise."""
+    segments = parse_ranges(candidate.ranges) if candidate.ranges else ()
+    if not segments:
+        chain = structure.chains == candidate.chain
+        return structure.select(chain) if chain.any() else structure
+    try:
         return structure.domain(Domain(candidate.entry, candidate.scheme, candidate.type, segments))
-    chain = structure.chains == candidate.chain
-    return structure.select(chain) if chain.any() else structure
+    except GeometryError:
+        return None
 
 
 # ---------------------------------------------------------------- names

@@ -102,6 +102,8 @@ class DateDB:
     names : mapping
         ``'CATH:1.10'`` → name.
     provenance : Provenance
+    calibration : mapping
+        Bank → coefficients of `calibrated`, where they have been measured.
     path : Path, optional
         Where it lies on disk.
     """
@@ -111,6 +113,7 @@ class DateDB:
     embedder: Mapping[str, Any]
     names: Mapping[str, str] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=lambda: Provenance("datedb"))
+    calibration: Mapping[float, tuple[float, float, float]] = field(default_factory=dict)
     path: Path | None = None
 
     def __post_init__(self) -> None:
@@ -188,6 +191,20 @@ class DateDB:
         """
         kept = tuple(entry for entry in self.entries if entry.scheme == scheme or entry.scheme not in LEVEL_NAMES)
         return replace(self, entries=kept) if kept else self
+
+    def confidence(self, cosine: float, margin: float, *, bank: Angstrom) -> float | None:
+        """Probability that a first candidate is right, None where the database is not calibrated.
+
+        Parameters
+        ----------
+        cosine : float
+        margin : float
+            Lead over the best other type of the same scheme.
+        bank : Angstrom
+            That was searched.
+        """
+        fit = self.calibration.get(bank)
+        return None if fit is None else calibrated(cosine, margin, fit)
 
     def bank_for(self, resolution: Angstrom | None) -> float:
         """Resolution of the bank to search: the closest one that is not finer than the query, else the coarsest."""
@@ -384,6 +401,7 @@ class DateDB:
             "embeddings": fingerprint_arrays([rows]),
             "n_entries": len(self.entries),
             "n_rows": rows.shape[1],
+            "calibration": {f"{bank:g}": list(fit) for bank, fit in self.calibration.items()},
             "provenance": self.provenance.to_json(),
         }
         beside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -464,6 +482,13 @@ class DateDB:
         )
 
 
+def calibrated(cosine: float, margin: float, fit: tuple[float, float, float]) -> float:
+    """Probability of being right: logistic in log(1 - cosine) and log(margin)."""
+    constant, of_cosine, of_margin = fit
+    logit = constant + of_cosine * np.log(1.0001 - min(cosine, 1.0)) + of_margin * np.log(max(margin, 0.0) + 1e-4)
+    return float(1 / (1 + np.exp(-logit)))
+
+
 def default_path() -> Path:
     """Folder of the database that ships with the package."""
     return Path(str(files("cryoscan.datedb"))) / "default.datedb"
@@ -510,7 +535,9 @@ def open_datedb(path: Path | str | None = None) -> DateDB:
             float(resolution): unit_rows(bank.astype(np.float32))
             for resolution, bank in zip(manifest["resolutions_A"], rows, strict=True)
         }
-        return DateDB(entries, banks, manifest["embedder"], names, Provenance.from_json(manifest["provenance"]), path)
+        calibration = {float(bank): (a, b, c) for bank, (a, b, c) in manifest.get("calibration", {}).items()}
+        provenance = Provenance.from_json(manifest["provenance"])
+        return DateDB(entries, banks, manifest["embedder"], names, provenance, calibration, path)
     except CryoscanError:
         raise
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
@@ -563,12 +590,17 @@ def _entries_from_csv(text: str) -> tuple[Entry, ...]:
     reader = csv.DictReader(io.StringIO(text))
     return tuple(
         Entry(
-            **{
-                **row,
-                "row": int(row["row"]),
-                "length": int(row["length"]),
-                "resolution": float(row["resolution"]),
-            }
+            id=row["id"],
+            scheme=row["scheme"],
+            type=row["type"],
+            row=int(row["row"]),
+            pdb=row["pdb"],
+            chain=row["chain"],
+            ranges=row["ranges"],
+            length=int(row["length"]),
+            resolution=float(row["resolution"]),
+            source=row["source"],
+            cluster=row["cluster"],
         )
         for row in reader
     )

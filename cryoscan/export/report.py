@@ -127,6 +127,7 @@ def slices_figure(
     labels: LabelMap | None = None,
     hits: Hits | None = None,
     *,
+    outlines: LabelMap | None = None,
     position: Vector | None = None,
     caption: str = "",
 ) -> Figure:
@@ -140,6 +141,8 @@ def slices_figure(
         May have another grid: it is placed by its own voxel size and origin.
     hits : Hits, optional
         Those within 3 % of the volume's extent from a slice are circled; the legend counts all.
+    outlines : LabelMap, optional
+        Regions to compare with, e.g. those of a model: outlined in white.
     position : (z, y, x) in Å, optional
         Where the slices cross. Default: the middle of the volume.
     caption : str
@@ -149,6 +152,8 @@ def slices_figure(
     canvas, panels = _panels(volume)
     for axis, axes in panels.items():
         _draw_slice(axes, volume, labels, hits, axis=axis, centre=centre)
+        if outlines is not None:
+            _draw_outlines(axes, outlines, axis=axis, position=float(centre[axis]))
     _scale_bar(panels[0], volume)
     entries = _legend(labels, hits)
     if entries:
@@ -229,6 +234,20 @@ def _slice(volume: Volume, axis: int, position: Angstrom) -> tuple[np.ndarray | 
     steps[axis] = index
     image = np.asarray(volume.data[tuple(steps)])
     return (image.T if axis == 2 else image), extent
+
+
+def _draw_outlines(axes: Axes, outlines: LabelMap, *, axis: int, position: Angstrom) -> None:
+    """Outline the regions of a slice, half a level between voxels that belong and voxels that do not."""
+    image, (left, right, bottom, top) = _slice(outlines.volume, axis, position)
+    if image is None:
+        return
+    rows, columns = image.shape
+    x = left + (np.arange(columns) + 0.5) * (right - left) / columns
+    y = top + (np.arange(rows) + 0.5) * (bottom - top) / rows
+    box = axes.axis()
+    for value in np.unique(image[image != 0]):
+        axes.contour(x, y, (image == value).astype(np.float32), levels=[0.5], colors="white", linewidths=1.2)
+    axes.axis(box)
 
 
 def _coloured(image: np.ndarray, labels: LabelMap) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import zarr
 import zarr.codecs
-from numcodecs import Blosc  # type: ignore[import-untyped]
+from numcodecs import Blosc
 from ome_zarr_models.v05.axes import Axis
 from ome_zarr_models.v05.multiscales import Dataset, Multiscale
 

@@ -37,6 +37,8 @@ _ARRAYS = (
     "resname_vocab",
 )
 
+_SPECIAL = ("ca_only_chains.npz", "unlabelled_chains.npz")
+
 Shard = Mapping[str, np.ndarray]
 
 
@@ -167,6 +169,8 @@ class StructureStore:
 
 def _shard_paths(folder: Path, *, ca_only: bool, unlabelled: bool) -> list[Path]:
     paths = sorted(folder.glob("fullatom_chains_*.npz"))
+    # A store of other hands may call its shards otherwise; the two special ones keep their names.
+    paths = paths or sorted(path for path in folder.glob("*.npz") if path.name not in _SPECIAL)
     paths += [folder / "ca_only_chains.npz"] if ca_only else []
     paths += [folder / "unlabelled_chains.npz"] if unlabelled else []
     missing = [path for path in paths if not path.is_file()]

@@ -181,7 +181,7 @@ def _octant_indices() -> np.ndarray:
     return np.flatnonzero((z**2 + y**2 + x**2).ravel() < 16.0**2)
 
 
-def _octant() -> list[np.ndarray]:
+def _octant() -> tuple[np.ndarray, ...]:
     places = np.arange(InvariantEmbedder.window // 2) + 0.5
     return np.meshgrid(places, places, places, indexing="ij")
 

@@ -8,23 +8,23 @@ from cryoscan.config import Config
 class ScanConfig(Config):
     """How a volume is scanned."""
 
-    stride_voxels: int = Field(4, ge=1, le=32)
+    stride_voxels: int = Field(default=4, ge=1, le=32)
     """Distance of neighbouring windows on the embedder's grid (2.5 Å voxels: 4 = 10 Å)."""
-    resolution_A: float | None = Field(None, gt=0)
+    resolution_A: float | None = Field(default=None, gt=0)
     """Resolution of the volume in Å; unset = taken from the voxel size."""
     scheme: str = "CATH"
     """Scheme whose types are the labels; entries of a user's own schemes count as well, those of others do not."""
     contour: float | None = None
     """Density above which a voxel may be protein; unset = found from the volume."""
-    false_positive_rate: float = Field(0.01, gt=0, lt=1)
+    false_positive_rate: float = Field(default=0.01, gt=0, lt=1)
     """Share of windows of the volume's own phase-scrambled noise that would pass the threshold."""
-    min_score: float | None = Field(None, ge=-1, le=1)
+    min_score: float | None = Field(default=None, ge=-1, le=1)
     """Cosine from which on a window counts as found; unset = from the false-positive rate."""
-    min_distance_A: float = Field(25.0, gt=0)
+    min_distance_A: float = Field(default=25.0, gt=0)
     """Hits closer than this to a better one are dropped."""
-    candidates: int = Field(5, ge=2, le=20)
+    candidates: int = Field(default=5, ge=2, le=20)
     """Domain types kept per lattice point."""
-    tile_points: int = Field(12, ge=2, le=64)
+    tile_points: int = Field(default=12, ge=2, le=64)
     """Lattice points per edge of a tile, the unit of work and of resuming."""
     ignore_resolution: bool = False
     """Embed even if the volume is too coarse for the database; the names then mean little."""

@@ -48,6 +48,12 @@ class ScanResult:
         return (z, y, x), volume["voxel_size_A"], (oz, oy, ox)
 
     @property
+    def grid(self) -> Volume:
+        """The scanned volume's grid without its values: for what only asks where things are."""
+        shape, voxel_size, origin = self.volume_geometry
+        return Volume(np.broadcast_to(np.float32(0), shape), voxel_size, origin)
+
+    @property
     def score(self) -> Volume:
         """Cosine of the best type at every lattice point; 0 where no density is."""
         return open_volume(self.path / "score.zarr")

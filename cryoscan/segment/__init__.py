@@ -23,16 +23,18 @@ from cryoscan.segment.regions import (
     region_from_structure,
     soft_mask,
 )
-from cryoscan.segment.segger import GroupingTree, best_disjoint, group_regions, segment_map
+from cryoscan.segment.segger import STEPS, GroupingTree, best_disjoint, group_regions, grouping_step, segment_map
 from cryoscan.segment.watershed import contour_level, watershed
 
 __all__ = [
+    "STEPS",
     "GroupingTree",
     "best_disjoint",
     "check_same_grid",
     "component_at",
     "contour_level",
     "group_regions",
+    "grouping_step",
     "region_from_box",
     "region_from_labels",
     "region_from_sphere",

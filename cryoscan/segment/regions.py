@@ -154,7 +154,7 @@ def check_same_grid(volume: Volume, other: Volume) -> None:
 def _balls(volume: Volume, positions: np.ndarray, radius: Angstrom, *, what: str) -> np.ndarray:
     mask = np.zeros(volume.shape, bool)
     places = volume.to_index(positions)
-    reach = int(np.ceil(radius / volume.voxel_size + 0.5))
+    reach = int(np.floor(radius / volume.voxel_size + 0.5))
     steps = np.arange(-reach, reach + 1)
     offsets = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
     count = max(1, _ATOMS_AT_ONCE * 343 // len(offsets))

@@ -48,8 +48,8 @@ class ToyEmbedder:
         return self.embed(views.reshape(-1, edge, edge, edge)).reshape(*views.shape[:3], self.dim)
 
 
-def toy_datedb(embedder: ToyEmbedder, densities: dict[str, Volume]) -> DateDB:
-    """A database of one bank at 6 Å with one CATH-like type per density, named by its key."""
+def toy_datedb(embedder: ToyEmbedder, densities: dict[str, Volume], *, bank: Angstrom = 6.0) -> DateDB:
+    """A database of one bank with one CATH-like type per density, named by its key."""
     windows = []
     for volume in densities.values():
         middle = [(size - embedder.window) // 2 for size in volume.shape]
@@ -66,4 +66,4 @@ def toy_datedb(embedder: ToyEmbedder, densities: dict[str, Volume]) -> DateDB:
         "window": embedder.window,
         "voxel_size_A": embedder.voxel_size,
     }
-    return DateDB(entries, {6.0: embedder.embed(np.stack(windows))}, about, names)
+    return DateDB(entries, {bank: embedder.embed(np.stack(windows))}, about, names)

@@ -17,11 +17,25 @@ from cryoscan.models import InvariantEmbedder
 @pytest.fixture
 def db(rng: np.random.Generator) -> DateDB:
     """Ugly on purpose: shared rows, unequal types, two schemes and a user's own."""
-    kinds = [("CATH", "1.10.8.10"), ("CATH", "1.10.8.20"), ("CATH", "2.60.40.10"), ("SCOPe", "a.1.1.2"), ("user", "mine")]
+    kinds = [
+        ("CATH", "1.10.8.10"),
+        ("CATH", "1.10.8.20"),
+        ("CATH", "2.60.40.10"),
+        ("SCOPe", "a.1.1.2"),
+        ("user", "mine"),
+    ]
     owner = rng.integers(0, 5, 57)
     owner[:5] = range(5)
     entries = tuple(
-        Entry(f"e{i}", *kinds[k], row=int(i if i % 7 else i // 2), pdb=f"{i:04d}", chain="A", ranges="1-9:A", length=60 + i)
+        Entry(
+            f"e{i}",
+            *kinds[k],
+            row=int(i if i % 7 else i // 2),
+            pdb=f"{i:04d}",
+            chain="A",
+            ranges="1-9:A",
+            length=60 + i,
+        )
         for i, k in enumerate(owner)
     )
     banks = {r: unit_rows(rng.normal(size=(57, 33)) + 0.4) for r in (6.0, 10.0)}
@@ -47,7 +61,9 @@ def test_search_is_brute_force_grouped_by_type(
         expected = brute_force(db, vector, bank)
         found = db.search(vector, top=10, resolution=resolution)[0]
         # a row may belong to several types: their order is free, their cosines are not
-        assert {(c.scheme, c.type): round(c.cosine, 5) for c in found} == {(s, t): round(c, 5) for s, t, _, c in expected}
+        assert {(c.scheme, c.type): round(c.cosine, 5) for c in found} == {
+            (s, t): round(c, 5) for s, t, _, c in expected
+        }
         assert [c.rank for c in found] == [1, 2, 3, 4, 5]
         assert [c.cosine for c in found] == pytest.approx([c for *_, c in expected], abs=1e-5)
         rows = {e.id: e.row for e in db.entries}
@@ -121,7 +137,7 @@ def test_added_entries_are_found_and_removed_ones_are_gone(db: DateDB, rng: np.r
 
 def test_an_entry_that_is_there_already_is_refused(db: DateDB, rng: np.random.Generator) -> None:
     vectors = {r: unit_rows(rng.normal(size=(1, 33))) for r in (6.0, 10.0)}
-    with pytest.raises(GeometryError, match="e3.*Remove them first"):
+    with pytest.raises(GeometryError, match=r"e3.*Remove them first"):
         db.with_entries([Entry("e3", "user", "zz", 0)], vectors)
     with pytest.raises(GeometryError, match="Simulate at these resolutions"):
         db.with_entries([Entry("n", "user", "zz", 0)], {6.0: vectors[6.0]})
@@ -143,7 +159,7 @@ def test_schemes_can_be_chosen(db: DateDB) -> None:
 
 
 def test_a_stranger_is_refused_by_name(db: DateDB) -> None:
-    with pytest.raises(MismatchError, match="f00.*rebuild the database"):
+    with pytest.raises(MismatchError, match=r"f00.*rebuild the database"):
         db.require(InvariantEmbedder())
     with pytest.raises(MismatchError, match="33 dimensions"):
         db.search(np.zeros(34))

@@ -6,7 +6,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from cryoscan import Structure, Volume
-from cryoscan.dock import dock, rotation_grid
+from cryoscan.dock import _splat, dock, rotation_grid
 from cryoscan.errors import GeometryError
 from cryoscan.io import open_volume, read_structure
 from cryoscan.segment import region_from_structure
@@ -96,8 +96,20 @@ def test_region_mask_keeps_the_structure_in_its_region():
     probe = density(here, voxel_size=2.1, resolution=RESOLUTION)
     mask = region_from_structure(volume, here.positions, radius=5.0)
     settings = {"resolution": RESOLUTION, "angular_step": 30, "refined": 4}
-    assert rmsd(dock(volume, probe, here, region_mask=mask, **settings).structure, here) < 1.0
+    # What lies in the mask's box but outside the mask must not count either.
+    filled = Volume(np.where(mask, volume.data, volume.data.max()), volume.voxel_size, volume.origin)
+    docking = dock(filled, probe, here, region_mask=mask, **settings)
+    assert rmsd(docking.structure, here) < 1.0
+    assert docking.cc_box > 0.9
     assert rmsd(dock(volume, probe, here, **settings).structure, there) < 1.0
+
+
+def test_splatted_points_keep_their_place_and_weight(rng):
+    places, weights = rng.uniform(3, 6, size=(50, 3)), rng.random(50)
+    grid = _splat(places, weights, [9, 11, 13])
+    assert grid.sum() == pytest.approx(weights.sum(), rel=1e-6)
+    assert ndimage.center_of_mass(grid) == pytest.approx(tuple(weights @ places / weights.sum()), rel=1e-5)
+    assert np.allclose(_splat(places - (9, 22, 13), weights, [9, 11, 13]), grid, atol=1e-6)
 
 
 def test_inputs_stay_as_they_were():
@@ -112,7 +124,14 @@ def test_inputs_stay_as_they_were():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["emd_5830_3j63_chainA", "emd_3240_5fn5_chainC"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "emd_5830_3j63_chainA",
+        "emd_3240_5fn5_chainC",
+        "emd_2513_frh_fitted",  # one of several subunits that fill the box: bulk alone misleads the search
+    ],
+)
 def test_models_are_docked_into_their_experimental_maps(name, data_folder):
     volume = open_volume(data_folder / "maps" / f"{name}.mrc.gz")
     truth = read_structure(data_folder / "maps_models" / f"{name}.pdb.gz")

@@ -239,6 +239,31 @@ def test_labels_are_drawn_where_their_angstroms_are(ugly_volume):
     assert (np.abs(pictures[0] - pictures[1]).max(axis=-1) > 0.1).mean() < 0.002
 
 
+@pytest.mark.parametrize("plane", [0, 1, 2])
+def test_each_plane_shows_its_axes_the_right_way_round(plane, ugly_volume):
+    """A label moved along one axis moves along one axis of the picture: across for x (z in zy), down for y and z."""
+
+    def middle(**where: int) -> np.ndarray:
+        box = [slice(where.get(axis, 2), where.get(axis, 2) + 3) for axis in "zyx"]
+        box[plane] = slice(0, 1)  # in the plane of its own slice, beside the two others
+        labels = np.zeros(ugly_volume.shape, np.int32)
+        labels[tuple(box)] = 1
+        label_map = LabelMap(Volume(labels, ugly_volume.voxel_size, ugly_volume.origin), {})
+        index = [8.0, 13.0, 12.0]
+        index[plane] = 0.0
+        picture = imread(io.BytesIO(slices_figure(ugly_volume, label_map, position=ugly_volume.to_position(index)).png))
+        solid = np.array(LabelClass("region 1").colour) / 255
+        legend = np.abs(picture[..., :3] - solid).max(axis=-1) < 0.01
+        painted = (np.ptp(picture[..., :3], axis=-1) > 0.15) & ~legend
+        return np.argwhere(painted)[:, :2].mean(axis=0)
+
+    across, down = {0: "xy", 1: "xz", 2: "zy"}[plane]
+    rows, columns = middle(**{across: 5}) - middle()
+    assert columns > 10 * abs(rows)
+    rows, columns = middle(**{down: 5}) - middle()
+    assert rows > 10 * abs(columns)
+
+
 def test_only_three_slices_of_a_lazy_volume_are_read(ugly_volume):
     class Counting:
         shape, dtype = ugly_volume.shape, ugly_volume.data.dtype

@@ -33,7 +33,7 @@ from cryoscan.structure import Domain
 
 
 class Settings(Config):
-    stride_voxels: int = Field(4, ge=1)
+    stride_voxels: int = Field(default=4, ge=1)
     name: str = "x"
 
 
@@ -125,7 +125,7 @@ def test_a_range_whose_ends_are_not_observed_takes_what_lies_between() -> None:
 
 
 def test_a_domain_without_atoms_names_its_ranges() -> None:
-    with pytest.raises(GeometryError, match="7-9:B.*author numbering"):
+    with pytest.raises(GeometryError, match=r"7-9:B.*author numbering"):
         chain().domain(Domain("d", "CATH", "1.1.1.1", (Segment("B", (7, ""), (9, "")),)))
 
 
@@ -173,7 +173,7 @@ def test_unknown_key_is_refused_with_the_closest_known_one() -> None:
 
 
 def test_impossible_value_names_the_key() -> None:
-    with pytest.raises(ConfigError, match="'stride_voxels'.*got 0"):
+    with pytest.raises(ConfigError, match=r"'stride_voxels'.*got 0"):
         Settings.build(stride_voxels=0)
 
 
@@ -200,9 +200,7 @@ def test_provenance_names_what_differs() -> None:
 
 def test_fingerprints_tell_values_types_and_shapes_apart() -> None:
     a = np.arange(6, dtype=np.float32)
-    prints = {
-        fingerprint_arrays([x]) for x in (a, a + 1, a.reshape(2, 3), a.astype(np.float64), a[::-1])
-    }
+    prints = {fingerprint_arrays([x]) for x in (a, a + 1, a.reshape(2, 3), a.astype(np.float64), a[::-1])}
     assert len(prints) == 5
     assert fingerprint_json({"b": 1, "a": 2}) == fingerprint_json({"a": 2, "b": 1})
 
