@@ -37,6 +37,8 @@ class BenchmarkConfig(Config):
     """Of the rotations, shifts and noise, together with the id of each domain."""
     maps: tuple[str, ...] = ()
     """Names of the maps that are cut up whole. Only for ``mode2``, as all below."""
+    assemblies: tuple[str, ...] = ()
+    """PDB ids of complexes that are simulated at `resolutions_A`, with `noise`, and cut up."""
     domains: dict[str, dict[str, str]] = Field(default_factory=dict)
     """Map → CATH type → residues of the domain in every chain of the map's model, e.g. ``2-135,411-525``."""
     d2: tuple[str, ...] = ()

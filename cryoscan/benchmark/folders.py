@@ -180,6 +180,23 @@ def listed_map(folder: Path, name: str) -> ListedMap:
     )
 
 
+def assembly_path(folder: Path, name: str) -> Path:
+    """The atoms of an assembly in `assemblies/`.
+
+    Raises
+    ------
+    MissingFileError
+    """
+    path = _beside(folder / "assemblies", name, _MODEL_SUFFIXES)
+    if path is None:
+        raise MissingFileError(
+            f"expected a structure {name} in {folder / 'assemblies'}",
+            got="none",
+            hint="Give the folder that holds assemblies/, or other names under `assemblies:`.",
+        )
+    return path
+
+
 def _map_records(folder: Path, notes: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     path = folder / "maps" / "maps.json"
     if not path.is_file():

@@ -9,18 +9,21 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from cryoscan.benchmark.config import BenchmarkConfig
-from cryoscan.benchmark.folders import ListedMap, listed_map
+from cryoscan.benchmark.folders import assembly_path, listed_map, read_tables
 from cryoscan.benchmark.result import BenchmarkProgress, BenchmarkResult, Table, decimals, percent
 from cryoscan.datedb import DateDB
 from cryoscan.embedding import Embedder
 from cryoscan.errors import ConfigError
+from cryoscan.filters import lowpass_gaussian
 from cryoscan.hits import Region
 from cryoscan.io import open_volume, parse_ranges, read_structure
 from cryoscan.metrics import iou
-from cryoscan.segment import GroupingTree
+from cryoscan.segment import GroupingTree, contour_level
+from cryoscan.simulate import density
 from cryoscan.structure import Domain, Structure
 from cryoscan.units import Angstrom
 from cryoscan.volume import Volume
+from cryoscan.windows import SIGMA_PER_RESOLUTION
 from cryoscan.workflows import (
     A3_PER_RESIDUE,
     RESIDUES,
@@ -35,6 +38,7 @@ RADIUS = 3.0
 """Å around a part's atoms within which density is the part's."""
 
 _TOP = 100  # candidates of a region among which the true type is looked for
+_MEASURES = ("iou", "share", "purity")
 _MOST_VOLUMES = 12  # in a table
 _FOUND = 0.5  # intersection over union from which on a part counts as found
 _D2 = ((1, 2), (0, 2), (0, 1))  # a half turn about one axis reverses the two others
@@ -89,26 +93,32 @@ class Overlaps:
 def run_mode2(
     config: BenchmarkConfig, asked: Path, *, datedb: DateDB, embedder: Embedder
 ) -> Iterator[BenchmarkProgress | BenchmarkResult]:
-    """Cut up and name the maps of `config.maps` with the defaults of `identify_map`; see `run_benchmark`."""
-    if not config.maps:
+    """Cut up and name maps and simulated assemblies with the defaults of `identify_map`; see `run_benchmark`."""
+    if not config.maps and not config.assemblies:
         raise ConfigError("expected names of maps", got="none", hint="Name them under `maps:`, e.g. [emd_1234].")
     numbers: dict[str, Any] = {}
     details: list[dict[str, Any]] = []
     notes: list[str] = []
-    for done, name in enumerate(config.maps, start=1):
-        source = listed_map(asked, name)
-        volume = open_volume(source.map_path, voxel_size=source.voxel_size).loaded()
-        events = identify_map(volume, datedb=datedb, embedder=embedder, resolution=source.resolution, top=_TOP)
-        for event in events:
+    names = []
+    for case in _cases(config, asked, datedb):
+        names.append(case.name)
+        volume, resolution = case.volume, case.resolution
+        for event in identify_map(volume, datedb=case.datedb, embedder=embedder, resolution=resolution, top=_TOP):
             if isinstance(event, RegionsScored):
-                yield BenchmarkProgress(f"regions of {name}", event.done, event.total)
+                yield BenchmarkProgress(f"regions of {case.name}", event.done, event.total)
             else:
-                found, records = _judged(config, source, volume, event, datedb, embedder, notes)
-                numbers |= {f"mode2.{name}.{key}": value for key, value in found.items()}
+                found, records = _judged(case, event, embedder, notes)
+                if case.name in config.d2:
+                    assert event.labels is not None
+                    found["d2_consistency"] = d2_consistency(event.labels.labels())
+                numbers |= {f"mode2.{case.name}.{key}": value for key, value in found.items()}
                 details += records
-        yield BenchmarkProgress("maps", done, len(config.maps))
+    for kind in ("domain", "chain"):
+        for key in [f"{label}_{name}" for label in ("kept", "tree") for name in (*_MEASURES, "found")]:
+            values = [value for name in names if (value := numbers.get(f"mode2.{name}.{kind}.{key}")) is not None]
+            numbers[f"mode2.{kind}.{key}"] = float(np.mean(values)) if values else float("nan")
     numbers["mode2.details"] = details
-    yield BenchmarkResult(numbers, _tables(config.maps, numbers, details), tuple(notes))
+    yield BenchmarkResult(numbers, _tables(names, numbers, details), tuple(notes))
 
 
 def parts_of(model: Structure, domains: Mapping[str, str]) -> list[Part]:
@@ -206,22 +216,62 @@ def d2_consistency(labels: np.ndarray) -> float:
     return float(np.average(found, weights=weights)) if found else float("nan")
 
 
+# ---------------------------------------------------------------- maps, measured and simulated
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Case:
+    """A map, what is known of its content, and the database to ask."""
+
+    name: str
+    volume: Volume
+    resolution: Angstrom | None
+    model: Structure | None
+    parts: list[Part]
+    datedb: DateDB
+
+
+def _cases(config: BenchmarkConfig, asked: Path, datedb: DateDB) -> Iterator[_Case]:
+    for name in config.maps:
+        source = listed_map(asked, name)
+        model = None if source.model_path is None else read_structure(source.model_path).protein()
+        parts = [] if model is None else parts_of(model, config.domains.get(name, {}))
+        volume = open_volume(source.map_path, voxel_size=source.voxel_size).loaded()
+        yield _Case(name, volume, source.resolution, model, parts, datedb)
+    rows = [row for row in read_tables(asked).rows if row.scheme == "CATH"] if config.assemblies else []
+    for name in config.assemblies:
+        model = read_structure(assembly_path(asked, name)).protein()
+        own = [row for row in rows if row.pdb.lower() == name.lower()]
+        clusters = {row.clu40 for row in own if row.clu40}
+        relatives = [e.id for e in datedb.entries if e.pdb.lower() == name.lower() or e.cluster in clusters]
+        parts = [Part(row.id, "domain", row.type, model.atoms_of(row.domain())) for row in own]
+        for resolution in config.resolutions_A:
+            volume = _simulated(model, resolution, config)
+            rest = datedb.without_entries(relatives) if relatives else datedb
+            yield _Case(f"{name}_{resolution:g}A", volume, resolution, model, parts + parts_of(model, {}), rest)
+
+
+def _simulated(model: Structure, resolution: Angstrom, config: BenchmarkConfig) -> Volume:
+    """A density with noise of its own resolution, in three voxels per resolution."""
+    clean = density(model, voxel_size=resolution / 3, resolution=resolution)
+    rng = np.random.default_rng([config.seed, round(1000 * resolution)])
+    white = rng.normal(size=clean.shape).astype(np.float32)
+    noise = lowpass_gaussian(white, voxel_size=clean.voxel_size, sigma=SIGMA_PER_RESOLUTION * resolution)
+    data = clean.load()
+    inside = data > contour_level(data)
+    data = data + config.noise * data[inside].std() * noise / noise.std()
+    return Volume(np.asarray(data, np.float32), clean.voxel_size, clean.origin)
+
+
 # ---------------------------------------------------------------- one map
 
 
 def _judged(
-    config: BenchmarkConfig,
-    source: ListedMap,
-    volume: Volume,
-    answer: Identification,
-    datedb: DateDB,
-    embedder: Embedder,
-    notes: list[str],
+    case: _Case, answer: Identification, embedder: Embedder, notes: list[str]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Numbers of one map, and a record of each part of its model."""
-    tree, labels = answer.tree, answer.labels
+    tree, volume = answer.tree, case.volume
     assert tree is not None
-    assert labels is not None
     voxel_A3 = volume.voxel_size**3
     volumes = [region.volume_A3 for region in answer.regions]
     numbers: dict[str, Any] = {
@@ -232,76 +282,60 @@ def _judged(
         "kept_A3": float(sum(volumes)),
         "region_volumes_A3": volumes,
     }
-    if source.name in config.d2:
-        numbers["d2_consistency"] = d2_consistency(labels.labels())
-    if source.model_path is None:
+    if case.model is None:
         return numbers, []
-    model = read_structure(source.model_path).protein()
-    parts = parts_of(model, config.domains.get(source.name, {}))
+    model, parts = case.model, case.parts
     masks = part_masks(volume, model, parts, within=tree.leaves > 0)
     empty = [part.name for part, mask in zip(parts, masks, strict=True) if not mask.any()]
     if empty:
-        notes.append(f"{source.name}: no density above the threshold at {', '.join(empty)}")
+        notes.append(f"{case.name}: no density above the threshold at {', '.join(empty)}")
     overlaps = node_overlaps(tree, masks, np.rint(volume.to_index(model.positions)).astype(np.int64), parts)
     numbers["model_A3"] = model.n_residues * A3_PER_RESIDUE
-    records = _records(source, parts, overlaps, answer, tree, voxel_A3)
-    _add_ranks(records, parts, masks, overlaps, volume, source, answer, datedb, embedder)
+    records = _records(case, overlaps, answer, tree)
+    _add_ranks(records, case, masks, overlaps, answer, embedder)
     for kind in dict.fromkeys(part.kind for part in parts):
         chosen = np.array([part.kind == kind for part in parts])
         numbers |= _macro(kind, [r for r in records if r["kind"] == kind], overlaps, chosen, tree)
     return numbers, records
 
 
-def _records(
-    source: ListedMap,
-    parts: Sequence[Part],
-    overlaps: Overlaps,
-    answer: Identification,
-    tree: GroupingTree,
-    voxel_A3: float,
-) -> list[dict[str, Any]]:
+def _records(case: _Case, overlaps: Overlaps, answer: Identification, tree: GroupingTree) -> list[dict[str, Any]]:
     """What covers each part: the best region that was kept, and the best nodes that could have been."""
     every = np.arange(1, tree.n_nodes + 1)
-    residues = tree.counts * voxel_A3 / A3_PER_RESIDUE
-    allowed = every[(residues[1:] >= RESIDUES[0]) & (residues[1:] <= RESIDUES[1])]
+    residues = tree.counts[1:] * case.volume.voxel_size**3 / A3_PER_RESIDUE
+    allowed = every[(residues >= RESIDUES[0]) & (residues <= RESIDUES[1])]
     kept, candidate, node = (overlaps.best(nodes) for nodes in (answer.nodes, allowed, every))
     found = []
-    for i, part in enumerate(parts):
-        record: dict[str, Any] = {"map": source.name, "part": part.name, "kind": part.kind, "type": part.type}
+    for i, part in enumerate(case.parts):
+        record: dict[str, Any] = {"map": case.name, "part": part.name, "kind": part.kind, "type": part.type}
         record["region"] = answer.nodes.index(int(kept[i])) + 1 if kept[i] else 0
         for label, best in (("kept", kept[i]), ("candidates", candidate[i]), ("tree", node[i])):
-            for measure in ("iou", "share", "purity"):
-                record[f"{label}_{measure}"] = float(getattr(overlaps, measure)[best, i])
+            record |= {f"{label}_{name}": float(getattr(overlaps, name)[best, i]) for name in _MEASURES}
         found.append(record)
     return found
 
 
 def _add_ranks(
     records: list[dict[str, Any]],
-    parts: Sequence[Part],
+    case: _Case,
     masks: Sequence[np.ndarray],
     overlaps: Overlaps,
-    volume: Volume,
-    source: ListedMap,
     answer: Identification,
-    datedb: DateDB,
     embedder: Embedder,
 ) -> None:
     """Rank of the true type of a domain: of the best region kept, of the best node of all, and of the true mask."""
     assert answer.tree is not None
-    known = {type_ for scheme, type_ in datedb.types if scheme == "CATH"}
+    known = {type_ for scheme, type_ in case.datedb.types if scheme == "CATH"}
     best = overlaps.best(np.arange(1, answer.tree.n_nodes + 1))
-    for i, (record, part) in enumerate(zip(records, parts, strict=True)):
-        if part.kind != "domain" or not masks[i].any():
-            continue
+    for i, (record, part) in enumerate(zip(records, case.parts, strict=True)):
         record["in_datedb"] = part.type in known
-        if not record["in_datedb"]:
+        if not record["in_datedb"] or not masks[i].any():
             continue
         own = [RegionMask(1, masks[i]), RegionMask(2, answer.tree.node_mask(int(best[i])))]
-        whole = identify(volume, own, datedb=datedb, embedder=embedder, resolution=source.resolution, top=_TOP)
+        asked = identify(case.volume, own, datedb=case.datedb, embedder=embedder, resolution=case.resolution, top=_TOP)
         if record["region"]:
             record["rank_kept"] = _rank(answer.regions[record["region"] - 1], part.type)
-        record |= {"rank_mask": _rank(whole.regions[0], part.type), "rank_tree": _rank(whole.regions[1], part.type)}
+        record |= {"rank_mask": _rank(asked.regions[0], part.type), "rank_tree": _rank(asked.regions[1], part.type)}
 
 
 def _rank(region: Region, type_: str) -> int:
@@ -329,22 +363,22 @@ def _macro(
     """Means over the parts of one kind: of what was kept, of what could have been, and of each level."""
     found: dict[str, Any] = {f"{kind}.n": len(records)}
     for label in ("kept", "candidates", "tree"):
-        for measure in ("iou", "share", "purity"):
+        for measure in _MEASURES:
             found[f"{kind}.{label}_{measure}"] = float(np.mean([record[f"{label}_{measure}"] for record in records]))
         found[f"{kind}.{label}_found"] = float(np.mean([record[f"{label}_iou"] >= _FOUND for record in records]))
-    own = replace(overlaps, **{name: getattr(overlaps, name)[:, chosen] for name in ("iou", "share", "purity")})
+    own = replace(overlaps, **{name: getattr(overlaps, name)[:, chosen] for name in _MEASURES})
     columns = np.arange(int(chosen.sum()))
     for level, nodes in enumerate(tree.levels):
         best = own.best(np.unique(nodes[1:]))
-        for measure in ("iou", "share", "purity"):
+        for measure in _MEASURES:
             found[f"{kind}.level{level}_{measure}"] = float(getattr(own, measure)[best, columns].mean())
     ranks = [record for record in records if record.get("in_datedb")]
     found[f"{kind}.in_datedb"] = len(ranks)
-    for label in ("kept", "tree", "mask"):
+    for label in ("kept", "tree", "mask") if ranks else ():
         values = np.array([record.get(f"rank_{label}", _TOP + 1) for record in ranks])
         for k in (1, 10):
-            found[f"{kind}.rank_{label}_top{k}"] = float((values <= k).mean()) if len(values) else float("nan")
-        found[f"{kind}.rank_{label}_median"] = float(np.median(values)) if len(values) else float("nan")
+            found[f"{kind}.rank_{label}_top{k}"] = float((values <= k).mean())
+        found[f"{kind}.rank_{label}_median"] = float(np.median(values))
     return found
 
 
@@ -361,12 +395,16 @@ def _tables(maps: Sequence[str], numbers: Mapping[str, Any], details: Sequence[M
             if f"{kind}.n" not in own:
                 continue
             for label in ("kept", "tree"):
-                cells = [percent(own[f"{kind}.{label}_{key}"]) for key in ("iou", "share", "purity", "found")]
+                cells = [percent(own[f"{kind}.{label}_{key}"]) for key in (*_MEASURES, "found")]
                 covers.append((name, f"{own[f'{kind}.n']} {kind}s", label, *cells))
             count = sum(key.startswith(f"{kind}.level") and key.endswith("_iou") for key in own)
             levels.append(
                 (name, f"{kind}s", " ".join(f"{100 * own[f'{kind}.level{i}_iou']:.0f}" for i in range(count)))
             )
+    means = ((f"{kind}.{label}", f"all {kind}s", label) for kind in ("domain", "chain") for label in ("kept", "tree"))
+    for key, parts, label in means:
+        cells = [percent(numbers[f"mode2.{key}_{name}"]) for name in (*_MEASURES, "found")]
+        covers.append(("mean over maps", parts, label, *cells))
     kinds = dict.fromkeys((record["map"], record["type"]) for record in details if record["kind"] == "domain")
     return (
         Table(

@@ -207,8 +207,8 @@ def _asked(
         **_measured(part, chain, near, masks, resolution, bank),
     }
     for name, vector in zip(masks, vectors, strict=True):
-        rank, rival = _rank(vector, index, chains, entities, banks[bank], datedb, bank)
-        record |= {f"rank_{name}": rank, f"rival_{name}": rival}
+        rank, cath_rank, rival = _rank(vector, index, chains, entities, banks[bank], datedb, bank)
+        record |= {f"rank_{name}": rank, f"cath_rank_{name}": cath_rank, f"rival_{name}": rival}
     return record | _reason(record, max(datedb.banks), half_window)
 
 
@@ -220,8 +220,12 @@ def _rank(
     candidates: np.ndarray,
     datedb: DateDB,
     bank: Angstrom,
-) -> tuple[int, str]:
-    """Rank of the right protein among the DateDB's types and the benchmark's proteins, and the best wrong one."""
+) -> tuple[int, int, str]:
+    """Rank of the right protein among the DateDB's types and the benchmark's proteins, and the best wrong one.
+
+    The second rank counts the types of CATH alone: many domains are in CATH and in SCOPe, and
+    then stand before the right protein twice.
+    """
     types = {key: place for place, key in enumerate(datedb.types)}
     owners = np.array([types[entry.scheme, entry.type] for entry in datedb.entries])
     by_type = best_by_type(datedb.similarities(vector[None], resolution=bank), owners, len(types))[0]
@@ -229,13 +233,16 @@ def _rank(
     own = float(similar[entities == entities[index]].max())
     others = np.where(entities == entities[index], -np.inf, similar)
     by_protein = best_by_type(others[None], entities, int(entities.max()) + 1)[0]
-    rank = 1 + int((by_type >= own).sum()) + int((by_protein >= own).sum())  # ties count against the query
+    proteins = int((by_protein >= own).sum())  # ties count against the query
+    rank = 1 + proteins + int((by_type >= own).sum())
+    of_cath = np.array([scheme == "CATH" for scheme, _ in datedb.types])
+    cath_rank = 1 + proteins + int((by_type[of_cath] >= own).sum())
     best_type, best_chain = int(by_type.argmax()), int(others.argmax())
     if others[best_chain] > by_type[best_type]:
         rival = chains[best_chain]
-        return rank, f"{rival.source.name} chain {rival.chain}"
+        return rank, cath_rank, f"{rival.source.name} chain {rival.chain}"
     scheme, type_ = datedb.types[best_type]
-    return rank, f"{scheme} {type_} ({datedb.name(scheme, type_)})"
+    return rank, cath_rank, f"{scheme} {type_} ({datedb.name(scheme, type_)})"
 
 
 def _around(volume: Volume, centre: np.ndarray, reach: Angstrom) -> Volume:
@@ -314,9 +321,15 @@ def _reason(record: Mapping[str, Any], coarsest: Angstrom, half_window: Angstrom
 
 def _numbers(records: Sequence[Mapping[str, Any]], candidates: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for prefix, part in (("real_maps", records), ("real_maps.first4", [r for r in records if r["first4"]])):
+    first = [record for record in records if record["first4"]]
+    for prefix, part, rank_of in (
+        ("real_maps", records, "rank"),
+        ("real_maps.first4", first, "rank"),
+        ("real_maps.cath", records, "cath_rank"),
+        ("real_maps.cath.first4", first, "cath_rank"),
+    ):
         for mask in MASKS:
-            ranks = np.array([record[f"rank_{mask}"] for record in part])
+            ranks = np.array([record[f"{rank_of}_{mask}"] for record in part])
             key = f"{prefix}.{mask}"
             for k in TOPS:
                 found[f"{key}.top{k}"] = top_k(ranks, k)
@@ -325,7 +338,7 @@ def _numbers(records: Sequence[Mapping[str, Any]], candidates: int) -> dict[str,
                 found[f"{key}.chance_top{k}"] = k / candidates
             per_map = {name: [r for r in part if r["map"] == name] for name in dict.fromkeys(r["map"] for r in part)}
             found[f"{key}.top1_macro"] = float(
-                np.mean([np.mean([r[f"rank_{mask}"] <= 1 for r in rows]) for rows in per_map.values()])
+                np.mean([np.mean([r[f"{rank_of}_{mask}"] <= 1 for r in rows]) for rows in per_map.values()])
             )
             found[f"{key}.mrr"] = mean_reciprocal_rank(ranks)
             found[f"{key}.n"] = len(ranks)
@@ -338,7 +351,13 @@ def _numbers(records: Sequence[Mapping[str, Any]], candidates: int) -> dict[str,
 def _tables(records: Sequence[Mapping[str, Any]], numbers: Mapping[str, Any]) -> tuple[Table, ...]:
     n, first = numbers["real_maps.mask3A.n"], numbers["real_maps.first4.mask3A.n"]
     rows = []
-    for prefix, label in (("real_maps", f"all {n}"), ("real_maps.first4", f"first {_FIRST} of a map: {first}")):
+    few = f"first {_FIRST} of a map: {first}"
+    for prefix, label in (
+        ("real_maps", f"all {n}"),
+        ("real_maps.first4", few),
+        ("real_maps.cath", f"all {n}, among CATH types"),
+        ("real_maps.cath.first4", f"{few}, among CATH types"),
+    ):
         for mask in MASKS:
             key = f"{prefix}.{mask}"
             interval = f" ({percent(numbers[f'{key}.top1_low'])}–{percent(numbers[f'{key}.top1_high'])})"

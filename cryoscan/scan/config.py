@@ -17,9 +17,11 @@ class ScanConfig(Config):
     contour: float | None = None
     """Density above which a voxel may be protein; unset = found from the volume."""
     false_positive_rate: float = Field(default=0.01, gt=0, lt=1)
-    """Share of windows of the volume's own phase-scrambled noise that would pass the threshold."""
+    """Share of regions of the volume's own phase-scrambled noise that would pass the threshold."""
     min_score: float | None = Field(default=None, ge=-1, le=1)
-    """Cosine from which on a window counts as found; unset = from the false-positive rate."""
+    """Cosine from which on a region is named; unset = from the false-positive rate, at least 0.8."""
+    min_confidence: float = Field(default=0.5, ge=0, le=1)
+    """Probability of being right from which on a region is named; where the DateDB is calibrated."""
     min_distance_A: float = Field(default=25.0, gt=0)
     """Hits closer than this to a better one are dropped."""
     candidates: int = Field(default=5, ge=2, le=20)

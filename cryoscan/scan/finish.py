@@ -14,7 +14,7 @@ from cryoscan.io import create_zarr, open_zarr_array, write_labels
 from cryoscan.labels import LabelClass, LabelMap
 from cryoscan.provenance import write_atomically
 from cryoscan.scan.plan import ScanPlan
-from cryoscan.scan.regions import Found, name_region, null_threshold, region_block
+from cryoscan.scan.regions import Found, is_named, name_region, null_threshold, region_block
 from cryoscan.scan.result import hits_to_json
 from cryoscan.tiles import Tiling
 from cryoscan.units import Box
@@ -26,15 +26,18 @@ _BLOCK = 128  # voxels of the volume, edge of the blocks in which labels are wri
 def finish(plan: ScanPlan, path: Path, *, scannable: bool) -> None:
     """Turn the lattice of a scanned volume into hits and labels, and write the summary last."""
     score = np.asarray(open_zarr_array(path / "score.zarr")[:, :, :])
-    threshold, found = 2.0, []
+    threshold: float | None = None
+    places: list[Found] = []
+    found: list[Found] = []
     if scannable:
         threshold = plan.config.min_score if plan.config.min_score is not None else null_threshold(plan)
-        named = [name_region(plan, region_block(plan, peak), threshold) for peak in _peaks(plan, score)]
-        found = _without_neighbours(named, plan.config.min_distance_A)
+        regions = [name_region(plan, region_block(plan, peak)) for peak in _peaks(plan, score)]
+        places = _without_neighbours(regions, plan.config.min_distance_A)
+        found = [place for place in places if is_named(plan, place, threshold)]
     hits = _hits(plan, found)
     write_atomically(path / "hits.json", hits_to_json(hits))
     used = _write_labels(plan, path, found)
-    summary = _summary(plan, score, threshold, hits, used, scannable)
+    summary = _summary(plan, score, threshold, hits, len(used), len(places) - len(found))
     write_atomically(path / "summary.json", json.dumps(summary, indent=1))
 
 
@@ -128,28 +131,26 @@ def _label_block(plan: ScanPlan, box: Box, found: list[Found]) -> np.ndarray:
 
 
 def _summary(
-    plan: ScanPlan,
-    score: np.ndarray,
-    threshold: float,
-    hits: Hits,
-    classes: dict[int, LabelClass],
-    scannable: bool,
+    plan: ScanPlan, score: np.ndarray, threshold: float | None, hits: Hits, classes: int, unnamed: int
 ) -> dict[str, Any]:
     counts: dict[str, int] = {}
     for scheme, type_ in zip(hits.schemes, hits.types, strict=True):
         counts[f"{scheme} {type_}"] = counts.get(f"{scheme} {type_}", 0) + 1
-    if not scannable:
+    if threshold is None:
         verdict = "nothing can be named: the volume does not resolve domains; every voxel stays unknown"
     elif len(hits) == 0:
-        verdict = "nothing found: no place is more similar to a domain than the volume's own noise"
+        verdict = "nothing can be named with confidence"
     else:
         verdict = f"{len(hits)} places named as {len(counts)} domain types"
+    if unnamed:
+        verdict += f"; {unnamed} other region{' has' if unnamed == 1 else 's have'} a protein's size but no name"
     return {
         "verdict": verdict,
         "hits": len(hits),
+        "unnamed_places": unnamed,
         "hits_per_type": dict(sorted(counts.items(), key=lambda item: -item[1])),
-        "label_classes": len(classes),
-        "threshold": round(threshold, 4) if scannable else None,
+        "label_classes": classes,
+        "threshold": None if threshold is None else round(threshold, 4),
         "lattice_points": int(score.size),
         "windows": int((score > 0).sum()),
         "bank_A": plan.bank,

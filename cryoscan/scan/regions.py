@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.ndimage
 
-from cryoscan.hits import PROTEIN_DENSITY_DA_PER_A3
+from cryoscan.hits import NAMED_FROM_COSINE, PROTEIN_DENSITY_DA_PER_A3
 from cryoscan.scan.plan import ScanPlan, probe_blocks
 from cryoscan.segment import segment_map, soft_mask
 from cryoscan.structure import AVERAGE_RESIDUE_MASS_KDA
@@ -59,8 +59,8 @@ def region_block(plan: ScanPlan, point: np.ndarray) -> Block:
     return Block(plan.read_working((slice(z, z + edge), slice(y, y + edge), slice(x, x + edge))), (z, y, x))
 
 
-def name_region(plan: ScanPlan, block: Block, threshold: float) -> Found | None:
-    """Name the region at the centre of a block; None if there is none or its cosine is below the threshold.
+def name_region(plan: ScanPlan, block: Block) -> Found | None:
+    """Find the best name for the region at the centre of a block; None if there is no region of a protein's size.
 
     The block is segmented like a map (watershed and grouping). Of the groups that hold the
     centre and have the volume of a protein, the one with the best cosine is taken.
@@ -82,8 +82,6 @@ def name_region(plan: ScanPlan, block: Block, threshold: float) -> Found | None:
     vectors = plan.embedder.embed(np.stack([_window(block.volume, data, mask, plan) for mask in masks]))
     answer = plan.datedb.assign(vectors, top=plan.config.candidates, resolution=plan.bank)
     best = int(np.argmax(answer.scores[:, 0]))
-    if answer.scores[best, 0] < threshold:
-        return None
     weight = np.where(masks[best], data - plan.contour, 0).clip(min=0)
     return Found(
         block.volume.to_position(scipy.ndimage.center_of_mass(weight)),
@@ -94,6 +92,12 @@ def name_region(plan: ScanPlan, block: Block, threshold: float) -> Found | None:
         block.start,
         masks[best],
     )
+
+
+def is_named(plan: ScanPlan, found: Found, threshold: float) -> bool:
+    """Whether a region stands out of the noise and its name is more likely right than not."""
+    confidence = plan.datedb.confidence(found.score, found.margin, bank=plan.bank)
+    return found.score >= threshold and (confidence is None or confidence >= plan.config.min_confidence)
 
 
 def null_threshold(plan: ScanPlan) -> float:
@@ -115,10 +119,10 @@ def null_threshold(plan: ScanPlan) -> float:
             start = place - edge // 2
             z, y, x = (int(s) for s in start)
             cut = Volume(data, probe.voxel_size).read((slice(z, z + edge), slice(y, y + edge), slice(x, x + edge)))
-            found = name_region(plan, Block(Volume(cut, probe.voxel_size), (z, y, x)), -1.0)
+            found = name_region(plan, Block(Volume(cut, probe.voxel_size), (z, y, x)))
             if found is not None:
                 best.append(found.score)
-    return float(np.quantile(best, 1 - plan.config.false_positive_rate)) if best else 0.0
+    return max(NAMED_FROM_COSINE, float(np.quantile(best, 1 - plan.config.false_positive_rate)) if best else 0.0)
 
 
 def scrambled(data: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -272,7 +272,7 @@ def test_noise_alone_is_not_named(db: DateDB, embedder: ToyEmbedder, tmp_path: P
     plan = plan_scan(Volume(noise, 3.0), datedb=db, embedder=embedder, config=ScanConfig(candidates=2, min_score=0.999))
     *_, last = run_scan(plan, tmp_path / "a.scan")
     assert isinstance(last, ScanFinished)
-    assert last.result.summary["verdict"].startswith("nothing found")
+    assert last.result.summary["verdict"].startswith("nothing can be named with confidence")
     assert (last.result.labels().labels() == 0).all()
 
 
