@@ -129,7 +129,7 @@ class Region:
     support : tuple of Candidate
         A longer list, on which margin and roll-up rest.
     margin : float
-        Best cosine minus that of the best other type of the same scheme.
+        Best cosine minus that of the best other type; of the same scheme where it is a published one.
     confidence : float or None
         Probability that the first candidate is right; None if the DateDB is not calibrated.
     resolution : float

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import scipy.ndimage
 
-from cryoscan.datedb import DateDB
+from cryoscan.datedb import LEVEL_NAMES, DateDB
 from cryoscan.datedb.build import DomainEmbedded, build_datedb, structure_window
 from cryoscan.datedb.config import DateDBConfig
 from cryoscan.datedb.previews import choose_representatives, write_previews
@@ -325,7 +325,8 @@ def _best_answer(
     volume_A3 = float(inside.sum()) * volume.voxel_size**3
     centre: Vector = centre_of_mass(Volume(volume.load() * soft, volume.voxel_size, volume.origin))
     support = tuple(ranked[best])
-    margin = _margin(support)
+    rival = _rival(support) if support else None
+    margin = support[0].cosine - rival.cosine if rival else 0.0
     return Region(
         id_,
         centre,
@@ -333,16 +334,19 @@ def _best_answer(
         support[:top],
         support=support,
         margin=margin,
-        confidence=datedb.confidence(support[0].cosine, margin, bank=banks[best]) if support else None,
+        confidence=datedb.confidence(support[0].cosine, margin, bank=banks[best]) if rival else None,
         resolution=tried[best],
         resolved=preflight.can_identify,
     )
 
 
-def _margin(ranked: Sequence[Candidate]) -> float:
-    """Best cosine minus that of the best other type of the same scheme."""
-    others = [c.cosine for c in ranked[1:] if c.scheme == ranked[0].scheme]
-    return ranked[0].cosine - others[0] if others else 0.0
+def _rival(ranked: Sequence[Candidate]) -> Candidate | None:
+    """The best other type that is a different answer.
+
+    A type of the other published scheme is none: CATH and SCOPe classify many of the same domains.
+    """
+    best, *others = ranked
+    return next((c for c in others if c.scheme == best.scheme or not {c.scheme, best.scheme} <= set(LEVEL_NAMES)), None)
 
 
 def _label_class(region: Region) -> LabelClass:

@@ -3,7 +3,9 @@
 A benchmark is a configuration and a folder of data. ``retrieval`` simulates domains whose
 relatives are struck from the DateDB and asks for their type; ``real_maps`` cuts the chains
 of experimental maps out under four masks of falling quality and asks for their name. Both
-run against a DateDB as it is, and print chance beside every number.
+run against a DateDB as it is, and print chance beside every number. ``mode2`` has whole maps
+or simulated complexes cut up, and compares the regions with the domains and chains of the
+model.
 
 A folder of data holds any of::
 
@@ -13,6 +15,7 @@ A folder of data holds any of::
                         ids of the domains to ask for, one a line (optional)
     maps/maps.json      resolution and voxel size of each map of maps/
     maps_models/        a model beside each map, of the same name
+    assemblies/         atoms of complexes, named by PDB id
 """
 
 from cryoscan.benchmark.config import BenchmarkConfig

@@ -67,7 +67,7 @@ def reason(region: Region) -> str:
     best = region.candidates[0]
     if not region.resolved:
         return "the map is too coarse to tell domains apart, so the list below means little"
-    facts = f"cosine {best.cosine:.3f}, {region.margin:.3f} above the next {best.scheme} type"
+    facts = f"cosine {best.cosine:.3f}, {region.margin:.3f} above the next type"
     if region.confidence is None:
         return f"{best.name}, {facts}"
     if region.verdict == "unknown":

@@ -15,7 +15,7 @@ closest to its own resolution. Several entries may share a row (the same residue
 and in SCOPe).
 """
 
-from cryoscan.datedb.hierarchy import levels, roll_up
+from cryoscan.datedb.hierarchy import LEVEL_NAMES, levels, roll_up
 from cryoscan.datedb.store import DateDB, Entry, default_path, open_datedb
 
-__all__ = ["DateDB", "Entry", "default_path", "levels", "open_datedb", "roll_up"]
+__all__ = ["LEVEL_NAMES", "DateDB", "Entry", "default_path", "levels", "open_datedb", "roll_up"]

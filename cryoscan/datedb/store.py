@@ -33,6 +33,8 @@ from cryoscan.units import Angstrom
 FORMAT_VERSION = 1
 _DTYPES = {"int8": np.int8, "float16": np.float16, "float32": np.float32}
 _QUERIES_AT_ONCE = 512
+_INDEX_FROM = 50_000  # rows; below, building the index takes less time than reading it
+_MOST_SIMILAR = 2000  # rows that are grouped by type for one query; far more than any list that is shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +228,7 @@ class DateDB:
     ) -> list[list[Candidate]]:
         """Ranked domain types for each query (CryoDomain, fig. 4).
 
-        The most similar entries are grouped by domain type, each type is represented by its
+        The most similar entries (through the FAISS index) are grouped by domain type, each type is represented by its
         most similar entry, and the types are ranked by that similarity.
 
         Parameters
@@ -242,12 +244,19 @@ class DateDB:
         exclude : bool array, `q entries`, optional
             Entries that do not count for a query (relatives, in a test).
         """
-        similarity = self.similarities(vectors, resolution=resolution)
         allowed = np.array([schemes is None or entry.scheme in schemes for entry in self.entries])
-        similarity[:, ~allowed] = -np.inf
-        if exclude is not None:
-            similarity[exclude] = -np.inf
-        return [self._ranked(row, top) for row in similarity]
+        vectors = self._checked(vectors)
+        most = _MOST_SIMILAR if exclude is None else len(self.banks[self.bank_for(resolution)])
+        cosines, rows = self.nearest(vectors, top=most, resolution=resolution)
+        answers = []
+        for query, (found, of_rows) in enumerate(zip(cosines, rows, strict=True)):
+            similarity = np.full(len(next(iter(self.banks.values()))), -np.inf, np.float32)
+            similarity[of_rows] = found
+            of_entries = np.where(allowed, similarity[self._rows], -np.inf)
+            if exclude is not None:
+                of_entries[exclude[query]] = -np.inf
+            answers.append(self._ranked(of_entries, top))
+        return answers
 
     def similarities(self, vectors: np.ndarray, *, resolution: Angstrom | None = None) -> np.ndarray:
         """Cosine of every query to every entry, `q entries`."""
@@ -288,11 +297,7 @@ class DateDB:
         self, vectors: np.ndarray, *, top: int, resolution: Angstrom | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """The most similar rows through the FAISS index: cosines and row numbers, `q top`."""
-        from cryoscan.datedb.index import open_index
-
-        bank = self.bank_for(resolution)
-        cache = None if self.path is None else self.path / _index_name(bank)
-        index = open_index(cache, self.banks[bank])
+        index = self._index(self.bank_for(resolution))
         cosines, rows = index.search(self._checked(vectors), min(top, index.ntotal))
         return cosines, rows
 
@@ -421,9 +426,25 @@ class DateDB:
             ) from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-        return open_datedb(path)
+        written = open_datedb(path)
+        if rows.shape[1] >= _INDEX_FROM:
+            write_indices(written)
+        return written
 
     # ------------------------------------------------------------ private
+
+    @cached_property
+    def _indices(self) -> dict[float, Any]:
+        return {}
+
+    def _index(self, bank: float) -> Any:
+        """The FAISS index of a bank, opened once."""
+        if bank not in self._indices:
+            from cryoscan.datedb.index import open_index
+
+            cache = None if self.path is None else self.path / _index_name(bank)
+            self._indices[bank] = open_index(cache, self.banks[bank])
+        return self._indices[bank]
 
     @cached_property
     def _rows(self) -> np.ndarray:

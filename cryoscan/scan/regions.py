@@ -87,7 +87,7 @@ def name_region(plan: ScanPlan, block: Block) -> Found | None:
         block.volume.to_position(scipy.ndimage.center_of_mass(weight)),
         int(answer.types[best, 0]),
         float(answer.scores[best, 0]),
-        _margin(plan, answer.types[best], answer.scores[best]),
+        float(answer.scores[best, 0] - answer.scores[best, 1]) if answer.scores.shape[1] > 1 else 0.0,
         int(answer.entries[best]),
         block.start,
         masks[best],
@@ -142,10 +142,3 @@ def _window(block: Volume, data: np.ndarray, mask: np.ndarray, plan: ScanPlan) -
     edge = plan.embedder.window
     z, y, x = (round(c - (edge - 1) / 2) for c in centre)
     return Volume(masked, 1.0).read((slice(z, z + edge), slice(y, y + edge), slice(x, x + edge)))
-
-
-def _margin(plan: ScanPlan, types: np.ndarray, scores: np.ndarray) -> float:
-    """Best score minus that of the best other type of the same scheme."""
-    scheme = plan.datedb.types[types[0]][0]
-    others = [s for t, s in zip(types[1:], scores[1:], strict=True) if plan.datedb.types[t][0] == scheme]
-    return float(scores[0] - (others[0] if others else scores[-1]))

@@ -14,6 +14,7 @@ EVERY_NEIGHBOUR = np.ones((3, 3, 3), bool)
 """A voxel touches the 26 around it."""
 
 _MOST_VALUES = 4_000_000  # enough for a histogram; a whole tomogram would take minutes
+_CONVERGED = 1e-5  # of the range
 _FLAT = 1e-3  # of the range: values this close to the solvent are padding, masked or flattened
 
 
@@ -65,7 +66,11 @@ def contour_level(data: np.ndarray) -> float:
     solvent = _solvent_level(values, low, high)
     above = values - solvent
     above = above[np.abs(above) > _FLAT * (high - solvent)]
-    level = filters.threshold_li(above) if above.size and above.min() < above.max() else 0.5 * (high - solvent)
+    if above.size and above.min() < above.max():
+        # the default tolerance is half the smallest step between values: in float data it may never be met
+        level = filters.threshold_li(above.astype(np.float64), tolerance=_CONVERGED * (high - low))
+    else:
+        level = 0.5 * (high - solvent)
     return float(solvent + max(float(level), NOISE_SIGMAS * _noise(values, solvent)))
 
 

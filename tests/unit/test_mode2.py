@@ -213,6 +213,30 @@ def test_a_complex_falls_into_its_domains_and_they_are_named(folder, datedb):
     json.dumps(result.to_json())
 
 
+def test_assemblies_are_simulated_and_their_own_families_struck(folder, model, datedb):
+    (folder / "assemblies").mkdir()
+    (folder / "labels").mkdir()
+    write_structure(model, folder / "assemblies" / "9xyz.pdb")
+    columns = ["domain_id", "pdb", "superfamily_or_family", "segments_pdb", "parts", "nres", "clu40", "sequence"]
+    rows = [
+        [f"9xyz{chain}0{i}", "9xyz", type_, f"{ranges}:{chain}", f"9xyz_{chain}=0:90", "90", f"c{i}", "A" * 90]
+        for chain in "AK"
+        for i, (type_, ranges) in enumerate(DOMAINS.items())
+    ]
+    table = "\n".join("\t".join(row) for row in [columns, *rows])
+    (folder / "labels" / "cath_domains.tsv").write_text(table + "\n", encoding="utf-8")
+    ball = replace(datedb.entries[0], cluster="c0")  # of the family of the assembly's first domains
+    known = replace(datedb, entries=(ball, *datedb.entries[1:]))
+    config = BenchmarkConfig.build(kind="mode2", assemblies=("9xyz",), resolutions_A=(RESOLUTION,), noise=0.1)
+    *_, result = run_benchmark(config, data=folder, queries=None, datedb=known, embedder=EMBEDDER)
+    found = {key.removeprefix("mode2.9xyz_7A."): value for key, value in result.numbers.items()}
+    assert found["domain.n"] == 4
+    assert found["domain.in_datedb"] == 2  # the rods
+    assert found["domain.tree_iou"] == result.numbers["mode2.domain.tree_iou"] > 0.8
+    ranked = {record["part"] for record in result.numbers["mode2.details"] if "rank_mask" in record}
+    assert ranked == {"9xyzA01", "9xyzK01"}
+
+
 def test_regions_are_the_nodes_that_fit_best_and_are_answered_as_if_given(volume, datedb):
     """Cutting a region's surroundings out first, for speed, must not change the answer."""
     *_, answer = identify_map(volume, datedb=datedb, embedder=EMBEDDER, resolution=RESOLUTION, top=4)

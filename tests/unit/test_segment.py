@@ -300,3 +300,15 @@ def test_grids_that_differ_are_named_with_numbers(ugly_volume, change, message):
 
 def test_headers_that_round_are_the_same_grid(ugly_volume):
     check_same_grid(ugly_volume, Volume(ugly_volume.data, 1.3701, (-31.499, 12.2501, 407.12)))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_contour_is_found_in_finite_time_whatever_the_scale(sign: float) -> None:
+    # float data whose closest values differ by 1e-9 once kept the search from ending
+    rng = np.random.default_rng(0)
+    data = np.zeros((61, 73, 80), np.float32)
+    data[25:36, 30:42, 33:47] = 1.0
+    data = ndimage.gaussian_filter(data, 3.0) + 0.02 * rng.normal(size=data.shape)
+    for scale in (1e-6, 1.0, 1e6):
+        level = contour_level(sign * scale * data)
+        assert abs(level / scale) < 2.0
