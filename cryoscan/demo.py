@@ -78,20 +78,24 @@ class DemoResult:
         hits = self.found
         found = zip(hits.types, hits.schemes, hits.names, hits.entries, hits.positions, strict=True)
         return {
-            "planted": [
-                {**_domain(item.type, item.scheme, item.name, item.entry, item.position), "found": item.found}
-                for item in self.planted
-            ],
-            "found": [
-                {**_domain(*item), "score": round(float(score), 4)}
-                for item, score in zip(found, hits.scores, strict=True)
-            ],
+            "planted": len(self.planted),
+            "found": len(hits),
             "recall": round(recall, 4),
             "precision": round(precision, 4),
             "f1": round(f1, 4),
             "found_regardless_of_name": self.placed,
-            "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
+            "seconds": round(sum(self.seconds.values()), 2),
+            "seconds_per_step": {name: round(value, 2) for name, value in self.seconds.items()},
             "outputs": list(self.outputs),
+            "planted_domains": [
+                {**_domain(item.type, item.scheme, item.name, item.entry, item.position), "found": item.found}
+                for item in self.planted
+            ],
+            "found_domains": [
+                {**_domain(*item), "score": round(float(score), 4)}
+                for item, score in zip(found, hits.scores, strict=True)
+            ],
+            "caveat": CAVEAT,
         }
 
 

@@ -134,6 +134,7 @@ def identify(
     preflight = inspect(volume, resolution=resolution, coarsest=max(datedb.banks))
     loaded = volume.loaded()
     answers = []
+    dense: dict[float, np.ndarray] = {}  # resolution → what is density once the map is blurred to its bank
     for region in regions:
         soft = (
             soft_mask(region.mask, voxel_size=loaded.voxel_size, width=_EDGE)
@@ -141,7 +142,12 @@ def identify(
             else region.mask
         )
         answer = _best_answer(loaded, region.id, soft, preflight, datedb, embedder, top, schemes)
-        answers.append(answer)
+        if answer.resolution not in dense:
+            bank = datedb.bank_for(answer.resolution)
+            smooth = blurred(loaded, resolution=answer.resolution, target=bank).load()
+            dense[answer.resolution] = smooth > contour_level(smooth)
+        inside = float(((soft > 0.5) & dense[answer.resolution]).sum())
+        answers.append(replace(answer, volume_A3=inside * loaded.voxel_size**3))
     return Identification(tuple(answers), preflight)
 
 
@@ -321,8 +327,6 @@ def _best_answer(
         for vector, bank in zip(vectors, banks, strict=True)
     ]
     best = max(range(len(tried)), key=lambda i: ranked[i][0].cosine if ranked[i] else -1.0)
-    inside = (soft > 0.5) & (volume.load() > preflight.contour)
-    volume_A3 = float(inside.sum()) * volume.voxel_size**3
     centre: Vector = centre_of_mass(Volume(volume.load() * soft, volume.voxel_size, volume.origin))
     support = tuple(ranked[best])
     rival = _rival(support) if support else None
@@ -330,7 +334,7 @@ def _best_answer(
     return Region(
         id_,
         centre,
-        volume_A3,
+        float((soft > 0.5).sum()) * volume.voxel_size**3,
         support[:top],
         support=support,
         margin=margin,

@@ -58,10 +58,10 @@ def node_name(names: Mapping[str, str], scheme: str, code: str) -> str:
 def roll_up(
     candidates: Sequence[Candidate], names: Mapping[str, str], *, sharpness: float = 40.0
 ) -> dict[str, list[Node]]:
-    """Best node of each level of each scheme, from a ranked list of candidates.
+    """The path down the tree of each scheme that a ranked list of candidates supports best.
 
     Where the exact type is uncertain the candidates often agree on a level above it; the
-    `share` says how much they do.
+    `share` says how much they do. Every node lies below the one before it.
 
     Parameters
     ----------
@@ -82,15 +82,17 @@ def roll_up(
         top = max(candidate.cosine for candidate in mine)
         weights = [2.718281828 ** (sharpness * (candidate.cosine - top)) for candidate in mine]
         depth = max(len(levels(scheme, candidate.type)) for candidate in mine)
-        nodes = []
+        nodes: list[Node] = []
         for level in range(depth):
             support: dict[str, float] = {}
             best: dict[str, float] = {}
             for candidate, weight in zip(mine, weights, strict=True):
                 codes = levels(scheme, candidate.type)
-                code = codes[min(level, len(codes) - 1)]
-                support[code] = support.get(code, 0.0) + weight
-                best[code] = max(best.get(code, -1.0), candidate.cosine)
+                if level < len(codes) and (not nodes or nodes[-1].code in codes):
+                    support[codes[level]] = support.get(codes[level], 0.0) + weight
+                    best[codes[level]] = max(best.get(codes[level], -1.0), candidate.cosine)
+            if not support:
+                break
             code = max(support, key=lambda key: (support[key], best[key]))
             share = support[code] / sum(weights)
             nodes.append(Node(level + 1, code, scheme, node_name(names, scheme, code), best[code], share))

@@ -19,7 +19,9 @@ def test_the_demo_finds_what_it_planted(tmp_path):
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer.keys() >= {"planted", "found", "recall", "precision", "f1", "seconds", "outputs"}
-    assert len(answer["planted"]) >= 16
+    assert answer["planted"] == len(answer["planted_domains"]) >= 16
+    assert answer["found"] == len(answer["found_domains"])
+    assert 0 < answer["seconds"] == pytest.approx(sum(answer["seconds_per_step"].values()), abs=0.1)
     assert answer["recall"] >= 0.6
     assert answer["precision"] >= 0.8
     assert all(Path(output).exists() for output in answer["outputs"])

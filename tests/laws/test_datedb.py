@@ -247,7 +247,7 @@ def test_roll_up_agrees_above_the_type(db: DateDB) -> None:
         replace(db.candidate(1, rank=3, cosine=0.885), scheme="CATH", type="1.10.8.20"),
     ]
     nodes = roll_up(candidates, db.names)["CATH"]
-    assert [n.code for n in nodes] == ["1", "1.10", "1.10.8", "2.60.40.10"]
+    assert [n.code for n in nodes] == ["1", "1.10", "1.10.8", "1.10.8.10"]  # each below the one before
     assert nodes[1].name == "Orthogonal Bundle"
     assert 0.5 < nodes[0].share < 1
     assert nodes[3].share < nodes[0].share
