@@ -12,11 +12,10 @@ from scipy.spatial.transform import Rotation
 from cryoscan.errors import GeometryError
 from cryoscan.filters import resample_fourier
 from cryoscan.structure import Structure
-from cryoscan.units import Angstrom, Degree, Vector
+from cryoscan.units import SIGMA_PER_RESOLUTION, Angstrom, Degree, Vector
 from cryoscan.volume import Volume
 
 _SEARCH_RESOLUTION = 8.0  # Å: finer detail costs time in the coarse search and tells shapes apart no better
-_SIGMA_PER_RESOLUTION = 0.225  # of a Gaussian that low-passes to a resolution, as in ChimeraX molmap
 _ENVELOPE = 0.05  # of the probe's maximum: inside it, the molecule and a rim of solvent
 _MOST_THREADS = 8
 _MOST_POINTS = 2000  # of the probe that the local refinement samples
@@ -158,7 +157,7 @@ def _coarse_search(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rotation and position of the structure's centre of the best placements, at most one per rotation."""
     coarse = max(resolution, _SEARCH_RESOLUTION)
-    sigma = _SIGMA_PER_RESOLUTION * float(np.sqrt(coarse**2 - resolution**2))
+    sigma = SIGMA_PER_RESOLUTION * float(np.sqrt(coarse**2 - resolution**2))
     step = max(coarse / 3, target.voxel_size)
     grid = resample_fourier(_blurred(target, sigma), step)
     points, weights = _cloud(resample_fourier(_blurred(probe, sigma), step), above=_ENVELOPE)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from cryoscan.errors import GeometryError
+from cryoscan.units import PROTEIN_DENSITY_DA_PER_A3
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +163,6 @@ class Region:
             return "named" if self.candidates[0].cosine >= NAMED_FROM_COSINE else "unknown"
         return "named" if self.confidence >= NAMED_FROM_CONFIDENCE else "unknown"
 
-
-PROTEIN_DENSITY_DA_PER_A3 = 0.81
-"""Mean density of protein (1.35 g/cm³)."""
 
 NAMED_FROM_COSINE = 0.8
 """Where a DateDB is not calibrated: below this cosine a candidate is no name."""

@@ -10,9 +10,6 @@ from cryoscan.errors import GeometryError
 ResidueId = tuple[int, str]
 """Author residue number and insertion code ('' where there is none)."""
 
-AVERAGE_RESIDUE_MASS_KDA = 0.1098
-"""Mean mass of a protein residue in kDa."""
-
 
 @dataclass(frozen=True, slots=True)
 class Segment:

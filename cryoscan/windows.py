@@ -6,10 +6,8 @@ import scipy.ndimage
 from cryoscan.embedding import Embedder
 from cryoscan.errors import GeometryError
 from cryoscan.filters import lowpass_gaussian, resample_onto
-from cryoscan.units import Angstrom, Box, Vector
+from cryoscan.units import SIGMA_PER_RESOLUTION, Angstrom, Box, Vector
 from cryoscan.volume import Volume
-
-SIGMA_PER_RESOLUTION = 0.225  # of the simulated densities of a DateDB: the same meaning of "resolution" here
 
 
 def region_window(

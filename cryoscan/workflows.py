@@ -22,7 +22,7 @@ from cryoscan.datedb.sources import domains_of_store, names_of_store
 from cryoscan.dock import Docking, dock
 from cryoscan.embedding import Embedder
 from cryoscan.errors import GeometryError, refuse_existing
-from cryoscan.hits import PROTEIN_DENSITY_DA_PER_A3, Candidate, Region
+from cryoscan.hits import Candidate, Region
 from cryoscan.labels import LabelClass, LabelMap
 from cryoscan.models import InvariantEmbedder
 from cryoscan.preflight import Preflight, inspect
@@ -30,15 +30,14 @@ from cryoscan.provenance import Provenance
 from cryoscan.scan import ScanConfig, ScanFinished, ScanPlan, TileDone, plan_scan, run_scan
 from cryoscan.segment import STEPS, GroupingTree, best_disjoint, contour_level, grouping_step, segment_map, soft_mask
 from cryoscan.simulate import atoms_from_trace, density, is_trace
-from cryoscan.structure import AVERAGE_RESIDUE_MASS_KDA, Structure
-from cryoscan.units import Angstrom, Box, Vector
+from cryoscan.structure import Structure
+from cryoscan.units import A3_PER_RESIDUE, Angstrom, Box, Vector
 from cryoscan.volume import Volume
 from cryoscan.windows import blurred, centre_of_mass, region_window
 
 RESIDUES = (40, 600)
 """Sizes of regions that may be one domain or one chain, in residues."""
 
-A3_PER_RESIDUE = AVERAGE_RESIDUE_MASS_KDA * 1000 / PROTEIN_DENSITY_DA_PER_A3
 """Volume of a residue, Å³."""
 
 _DOCKED_AT = 5.0  # Å; finer detail costs time and tells shapes apart no better

@@ -21,11 +21,9 @@ from cryoscan.metrics import iou
 from cryoscan.segment import GroupingTree, contour_level
 from cryoscan.simulate import density
 from cryoscan.structure import Domain, Structure
-from cryoscan.units import Angstrom
+from cryoscan.units import A3_PER_RESIDUE, SIGMA_PER_RESOLUTION, Angstrom
 from cryoscan.volume import Volume
-from cryoscan.windows import SIGMA_PER_RESOLUTION
 from cryoscan.workflows import (
-    A3_PER_RESIDUE,
     RESIDUES,
     Identification,
     RegionMask,

@@ -22,11 +22,10 @@ from cryoscan.filters import frequency_grid
 from cryoscan.io import DomainRow, StructureStore
 from cryoscan.simulate import atoms_from_trace, density, is_trace
 from cryoscan.structure import Structure
-from cryoscan.units import Angstrom
+from cryoscan.units import SIGMA_PER_RESOLUTION, Angstrom
 
 _BATCH = 64
 _SCHEMES = ("CATH", "SCOPe")
-_SIGMA_PER_RESOLUTION = 0.225  # noise is as smooth as the density
 
 
 def run_retrieval(
@@ -114,7 +113,7 @@ def query_window(
     if noise == 0:
         return clean
     spectrum = scipy.fft.rfftn(rng.normal(size=shape))
-    spectrum *= np.exp(-2 * (np.pi * _SIGMA_PER_RESOLUTION * resolution * frequency_grid(shape, voxel_size)) ** 2)
+    spectrum *= np.exp(-2 * (np.pi * SIGMA_PER_RESOLUTION * resolution * frequency_grid(shape, voxel_size)) ** 2)
     smooth = scipy.fft.irfftn(spectrum, s=shape)
     outline = gaussian_filter((clean > 0.02 * clean.max()).astype(np.float64), 1)
     level = noise * clean[clean > 0.1 * clean.max()].std() / smooth.std()

@@ -15,9 +15,8 @@ from cryoscan.provenance import Provenance, fingerprint_file, fingerprint_json
 from cryoscan.scan.config import ScanConfig
 from cryoscan.segment import contour_level
 from cryoscan.tiles import Tiling, WindowGrid
-from cryoscan.units import Angstrom, Box, Shape, Vector
+from cryoscan.units import SIGMA_PER_RESOLUTION, Angstrom, Box, Shape, Vector
 from cryoscan.volume import Volume
-from cryoscan.windows import SIGMA_PER_RESOLUTION
 
 _LABEL_BYTES = 2
 _PROBE = 96  # voxels of the embedder's grid; edge of the blocks that are looked at for the contour

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.ndimage
 
-from cryoscan.hits import NAMED_FROM_COSINE, PROTEIN_DENSITY_DA_PER_A3
+from cryoscan.hits import NAMED_FROM_COSINE
 from cryoscan.scan.plan import ScanPlan, probe_blocks
 from cryoscan.segment import segment_map, soft_mask
-from cryoscan.structure import AVERAGE_RESIDUE_MASS_KDA
+from cryoscan.units import A3_PER_RESIDUE
 from cryoscan.volume import Volume
 
-_A3_PER_RESIDUE = AVERAGE_RESIDUE_MASS_KDA * 1000 / PROTEIN_DENSITY_DA_PER_A3
 _RESIDUES = (30, 600)
 _MARGIN = 16  # voxels of context around a window, in which its density is segmented
 _NULL_REGIONS = 300
@@ -74,7 +73,7 @@ def name_region(plan: ScanPlan, block: Block) -> Found | None:
     nearest = above[np.argmin(distance)]
     if distance.min() > (2 * plan.config.stride_voxels) ** 2:
         return None
-    low, high = (residues * _A3_PER_RESIDUE / block.volume.voxel_size**3 for residues in _RESIDUES)
+    low, high = (residues * A3_PER_RESIDUE / block.volume.voxel_size**3 for residues in _RESIDUES)
     nodes = dict.fromkeys(int(level[tree.leaves[tuple(nearest)]]) for level in tree.levels)
     masks = [tree.node_mask(node) for node in nodes if low <= tree.counts[node] <= high]
     if not masks:

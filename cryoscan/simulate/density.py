@@ -4,14 +4,8 @@ import numpy as np
 
 from cryoscan.errors import GeometryError
 from cryoscan.structure import Structure
-from cryoscan.units import Angstrom, Shape, Vector
+from cryoscan.units import SIGMA_PER_RESOLUTION, Angstrom, Shape, Vector
 from cryoscan.volume import Volume
-
-SIGMA_PER_RESOLUTION = 0.225
-"""Width of an atom's Gaussian, sigma = 0.225 R, at which its Fourier transform falls to 1/e at 1/R.
-
-The convention of ChimeraX ``molmap``: sigma = R / (pi sqrt(2)).
-"""
 
 _REACH = 4.5  # standard deviations kept: the neglected tail holds 7e-6 of an atom's mass on each side
 

@@ -9,9 +9,9 @@ import numpy as np
 import scipy.fft
 
 from cryoscan.errors import GeometryError
-from cryoscan.simulate.density import SIGMA_PER_RESOLUTION, grid_around
+from cryoscan.simulate.density import grid_around
 from cryoscan.structure import Structure
-from cryoscan.units import Angstrom, Shape, Vector
+from cryoscan.units import SIGMA_PER_RESOLUTION, Angstrom, Shape, Vector
 from cryoscan.volume import Volume
 
 _BLUR_IN_FINE_VOXELS = 0.9  # at this width the sampled atoms alias by 1e-7 of their mass

@@ -8,10 +8,8 @@ import scipy.ndimage
 from scipy.spatial.transform import Rotation
 
 from cryoscan.filters import lowpass_gaussian
-from cryoscan.units import Angstrom, Shape, Vector
+from cryoscan.units import SIGMA_PER_RESOLUTION, Angstrom, Shape, Vector
 from cryoscan.volume import Volume
-
-_SIGMA_PER_RESOLUTION = 0.225
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ def crowded_volume(
         position = np.asarray(origin) + place * voxel_size
         planted.append(Planted(index, (float(position[0]), float(position[1]), float(position[2]))))
     white = rng.normal(size=shape).astype(np.float32)
-    coloured = lowpass_gaussian(white, voxel_size=voxel_size, sigma=_SIGMA_PER_RESOLUTION * resolution)
+    coloured = lowpass_gaussian(white, voxel_size=voxel_size, sigma=SIGMA_PER_RESOLUTION * resolution)
     signal = data[data > 0.1 * data.max()].std() if planted else 1.0
     data += coloured * np.float32(noise * signal / coloured.std())
     return Volume(data, voxel_size, origin), planted

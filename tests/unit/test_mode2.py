@@ -19,7 +19,8 @@ from cryoscan.metrics import iou
 from cryoscan.segment import best_disjoint, grouping_step, segment_map
 from cryoscan.simulate import density
 from cryoscan.testing import ToyEmbedder
-from cryoscan.workflows import A3_PER_RESIDUE, Identification, RegionMask, identify, identify_map
+from cryoscan.units import A3_PER_RESIDUE
+from cryoscan.workflows import Identification, RegionMask, identify, identify_map
 
 EMBEDDER = ToyEmbedder(window=20, voxel_size=3.7)
 DOMAINS = {"1.10.8.10": "1-90", "2.40.50.140": "91-170"}

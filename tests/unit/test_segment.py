@@ -25,7 +25,7 @@ from cryoscan.segment import (
     soft_mask,
     watershed,
 )
-from cryoscan.structure import AVERAGE_RESIDUE_MASS_KDA
+from cryoscan.units import AVERAGE_RESIDUE_MASS_KDA
 
 DALTON_PER_CUBIC_ANGSTROM = 0.81
 
