@@ -16,7 +16,7 @@ from cryoscan.export import Section, Table, hits_table, slices_figure, write_hit
 from cryoscan.hits import Hits
 from cryoscan.io import open_volume, write_labels, write_volume
 from cryoscan.metrics import match_points, precision_recall_f1
-from cryoscan.scan import ScanConfig, ScanResult, TileDone, plan_scan, run_scan
+from cryoscan.scan import RegionNamed, ScanConfig, ScanResult, TileDone, plan_scan, run_scan
 from cryoscan.testing import crowded_volume
 from cryoscan.units import Angstrom, Vector
 
@@ -99,7 +99,7 @@ class DemoResult:
         }
 
 
-def run_demo(folder: Path, *, seed: int = 0) -> Iterator[StepDone | TileDone | DemoResult]:
+def run_demo(folder: Path, *, seed: int = 0) -> Iterator[StepDone | TileDone | RegionNamed | DemoResult]:
     """Walk the journey; everything is written into `folder`, earlier outputs there are replaced."""
     clock = _Clock()
     _make(folder)
@@ -111,7 +111,7 @@ def run_demo(folder: Path, *, seed: int = 0) -> Iterator[StepDone | TileDone | D
     plan = plan_scan(volume, datedb=db, embedder=embedder_for(db), config=config, source=folder / "volume.mrc")
     yield clock.done("preflight", " ".join(plan.preflight.warnings) or "the volume can be scanned")
     for event in run_scan(plan, folder / "demo.scan", overwrite=True):
-        if isinstance(event, TileDone):
+        if isinstance(event, TileDone | RegionNamed):
             yield event
         else:
             result = event.result

@@ -27,7 +27,7 @@ from cryoscan.labels import LabelClass, LabelMap
 from cryoscan.models import InvariantEmbedder
 from cryoscan.preflight import Preflight, inspect
 from cryoscan.provenance import Provenance
-from cryoscan.scan import ScanConfig, ScanFinished, ScanPlan, TileDone, plan_scan, run_scan
+from cryoscan.scan import RegionNamed, ScanConfig, ScanFinished, ScanPlan, TileDone, plan_scan, run_scan
 from cryoscan.segment import STEPS, GroupingTree, best_disjoint, contour_level, grouping_step, segment_map, soft_mask
 from cryoscan.simulate import atoms_from_trace, density, is_trace
 from cryoscan.structure import Structure
@@ -406,12 +406,12 @@ def scan_tomogram(
     config: ScanConfig,
     source: Path | None = None,
     overwrite: bool = False,
-) -> Iterator[ScanPlan | TileDone | ScanFinished]:
+) -> Iterator[ScanPlan | TileDone | RegionNamed | ScanFinished]:
     """Scan a volume into a folder; an interrupted scan continues where it was.
 
     Yields
     ------
-    ScanPlan, TileDone …, ScanFinished
+    ScanPlan, TileDone …, RegionNamed …, ScanFinished
     """
     plan = plan_scan(volume, datedb=datedb, embedder=embedder, config=config, source=source)
     yield plan

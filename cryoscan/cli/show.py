@@ -79,7 +79,8 @@ def progress(events: Iterable[Event], what: str) -> Iterator[Event]:
         task = bar.add_task(what, total=None, left="")
         for event in events:
             if hasattr(event, "done") and hasattr(event, "total"):
-                bar.update(task, completed=event.done, total=event.total, left=_left(event, start))
+                stage = getattr(event, "stage", what)
+                bar.update(task, description=stage, completed=event.done, total=event.total, left=_left(event, start))
             yield event
 
 
@@ -90,13 +91,15 @@ def to_the_end(events: Iterable[Event], what: str) -> Event:
 
 
 def _in_tenths(events: Iterable[Event], what: str, start: float) -> Iterator[Event]:
-    said = 0
+    said, stage = 0, what
     for event in events:
         if hasattr(event, "done") and hasattr(event, "total"):
+            if getattr(event, "stage", what) != stage:
+                said, stage = 0, getattr(event, "stage", what)
             tenth = 10 * event.done // max(event.total, 1)
             if tenth > said:
                 said = tenth
-                note(f"{what}: {event.done} of {event.total}  {_left(event, start)}".rstrip())
+                note(f"{stage}: {event.done} of {event.total}  {_left(event, start)}".rstrip())
         yield event
 
 

@@ -19,10 +19,12 @@ no marker; changed settings or inputs are refused.
 
 from cryoscan.scan.config import ScanConfig
 from cryoscan.scan.engine import ScanFinished, TileDone, run_scan
+from cryoscan.scan.finish import RegionNamed
 from cryoscan.scan.plan import ScanPlan, plan_scan
 from cryoscan.scan.result import ScanResult, open_scan
 
 __all__ = [
+    "RegionNamed",
     "ScanConfig",
     "ScanFinished",
     "ScanPlan",

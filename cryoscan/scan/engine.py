@@ -1,6 +1,8 @@
 """Running a plan: tile by tile, each written whole before it is marked as done."""
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ import scipy.ndimage
 from cryoscan.errors import ExistingOutputError, MismatchError, ResourceError
 from cryoscan.io import create_zarr, open_zarr_array
 from cryoscan.provenance import Provenance, write_atomically
-from cryoscan.scan.finish import finish
+from cryoscan.scan.finish import RegionNamed, finish
 from cryoscan.scan.plan import ScanPlan, check_resources
 from cryoscan.scan.result import FORMAT_VERSION, ScanResult, open_scan
 from cryoscan.units import Box
@@ -45,7 +47,9 @@ class ScanFinished:
     result: ScanResult
 
 
-def run_scan(plan: ScanPlan, path: Path | str, *, overwrite: bool = False) -> Iterator[TileDone | ScanFinished]:
+def run_scan(
+    plan: ScanPlan, path: Path | str, *, overwrite: bool = False
+) -> Iterator[TileDone | RegionNamed | ScanFinished]:
     """Run a plan, or what is left of it.
 
     Parameters
@@ -75,7 +79,7 @@ def run_scan(plan: ScanPlan, path: Path | str, *, overwrite: bool = False) -> It
         write_atomically(_marker(path, index), signature)
         left = (time.monotonic() - start) / count * (len(waiting) - count)
         yield TileDone(done + count, len(plan.tiling), windows, left)
-    finish(plan, path, scannable=scannable)
+    yield from finish(plan, path, scannable=scannable)
     yield ScanFinished(open_scan(path))
 
 
@@ -102,18 +106,7 @@ def _prepare(plan: ScanPlan, path: Path, *, overwrite: bool) -> None:
                 hint="Export it with `cryoscan export`, or pass --overwrite to scan again.",
             )
         return
-    if overwrite and path.exists():
-        import shutil
-
-        shutil.rmtree(path)
-    try:
-        (path / "tiles").mkdir(parents=True)
-    except OSError as error:
-        raise ResourceError(
-            f"expected to create the folder {path}", got=str(error), hint="Check permissions and the parent folder."
-        ) from error
-    check_resources(plan, path)
-    _create_arrays(plan, path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     content = {
         "format": "cryoscan scan",
         "format_version": FORMAT_VERSION,
@@ -123,7 +116,20 @@ def _prepare(plan: ScanPlan, path: Path, *, overwrite: bool) -> None:
         "names": [plan.datedb.name(*key) for key in plan.datedb.types],
         "warnings": list(plan.preflight.warnings),
     }
-    write_atomically(manifest, json.dumps(content, indent=1))
+    try:
+        (beside / "tiles").mkdir(parents=True)
+        check_resources(plan, beside)
+        _create_arrays(plan, beside)
+        (beside / "manifest.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        if path.exists():
+            shutil.rmtree(path)
+        beside.rename(path)
+    except OSError as error:
+        raise ResourceError(
+            f"expected to create the folder {path}", got=str(error), hint="Check permissions and the parent folder."
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _create_arrays(plan: ScanPlan, path: Path) -> None:

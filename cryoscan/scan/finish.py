@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,24 @@ from cryoscan.volume import Volume
 _BLOCK = 128  # voxels of the volume, edge of the blocks in which labels are written
 
 
-def finish(plan: ScanPlan, path: Path, *, scannable: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class RegionNamed:
+    """Event: a place that the lattice proposed has been looked at again.
+
+    Parameters
+    ----------
+    done, total : int
+        Places.
+    seconds_left : float
+    """
+
+    done: int
+    total: int
+    seconds_left: float
+    stage: str = "regions named"
+
+
+def finish(plan: ScanPlan, path: Path, *, scannable: bool) -> Iterator[RegionNamed]:
     """Turn the lattice of a scanned volume into hits and labels, and write the summary last."""
     score = np.asarray(open_zarr_array(path / "score.zarr")[:, :, :])
     threshold: float | None = None
@@ -31,7 +51,13 @@ def finish(plan: ScanPlan, path: Path, *, scannable: bool) -> None:
     found: list[Found] = []
     if scannable:
         threshold = plan.config.min_score if plan.config.min_score is not None else null_threshold(plan)
-        regions = [name_region(plan, region_block(plan, peak)) for peak in _peaks(plan, score)]
+        peaks = _peaks(plan, score)
+        regions: list[Found | None] = []
+        start = time.monotonic()
+        for done, peak in enumerate(peaks, start=1):
+            regions.append(name_region(plan, region_block(plan, peak)))
+            left = (time.monotonic() - start) / done * (len(peaks) - done)
+            yield RegionNamed(done, len(peaks), left)
         places = _without_neighbours(regions, plan.config.min_distance_A)
         found = [place for place in places if is_named(plan, place, threshold)]
     hits = _hits(plan, found)

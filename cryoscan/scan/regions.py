@@ -13,7 +13,7 @@ from cryoscan.volume import Volume
 
 _RESIDUES = (30, 600)
 _MARGIN = 16  # voxels of context around a window, in which its density is segmented
-_NULL_REGIONS = 300
+_NULL_REGIONS = 200
 _EDGE = 3.0  # Å over which a region's mask falls off
 
 

@@ -13,7 +13,7 @@ from cryoscan import Volume
 from cryoscan.datedb import DateDB
 from cryoscan.errors import ExistingOutputError, FormatError, GeometryError, MismatchError, MissingFileError
 from cryoscan.io import open_volume, write_volume
-from cryoscan.scan import ScanConfig, ScanFinished, ScanResult, TileDone, open_scan, plan_scan, run_scan
+from cryoscan.scan import RegionNamed, ScanConfig, ScanFinished, ScanResult, TileDone, open_scan, plan_scan, run_scan
 from cryoscan.testing import ToyEmbedder, crowded_volume, toy_datedb
 
 Scene = tuple[Volume, list[tuple[str, tuple[float, float, float]]]]
@@ -183,7 +183,7 @@ def test_a_killed_scan_continues_and_equals_an_uninterrupted_one(
     plan = plan_scan(volume, datedb=db, embedder=embedder, config=config)
     total = len(plan.tiling)
     assert total > 3
-    events: Iterator[TileDone | ScanFinished] = run_scan(plan, tmp_path / "part.scan")
+    events: Iterator[TileDone | RegionNamed | ScanFinished] = run_scan(plan, tmp_path / "part.scan")
     list(islice(events, 2))
     events.close()  # type: ignore[attr-defined]
     assert not open_scan(tmp_path / "part.scan").is_complete
