@@ -369,7 +369,7 @@ h1 {{ font-size: 1.7rem; margin-bottom: 1rem; }}
 h2 {{ font-size: 1.25rem; margin-top: 2.2rem; border-bottom: 1px solid #d0d7de; padding-bottom: 0.3rem; }}
 table {{ border-collapse: collapse; margin: 0.8rem 0; font-variant-numeric: tabular-nums; }}
 th, td {{ text-align: left; padding: 0.3rem 0.8rem; border-bottom: 1px solid #d0d7de; vertical-align: top;
-  overflow-wrap: anywhere; }}
+  overflow-wrap: break-word; }}
 thead th {{ background: #f3f5f7; white-space: nowrap; }}
 caption, figcaption {{ text-align: left; color: #57606a; padding: 0.3rem 0; }}
 figure {{ margin: 0.8rem 0; }}
