@@ -15,7 +15,8 @@ closest to its own resolution. Several entries may share a row (the same residue
 and in SCOPe).
 """
 
+from cryoscan.datedb.files import default_path, open_datedb
 from cryoscan.datedb.hierarchy import LEVEL_NAMES, levels, roll_up
-from cryoscan.datedb.store import DateDB, Entry, default_path, open_datedb
+from cryoscan.datedb.store import DateDB, Entry
 
 __all__ = ["LEVEL_NAMES", "DateDB", "Entry", "default_path", "levels", "open_datedb", "roll_up"]

@@ -8,9 +8,10 @@ import numpy as np
 
 from cryoscan.datedb.build import DomainEmbedded, build_datedb, embedder_for
 from cryoscan.datedb.config import DateDBConfig
+from cryoscan.datedb.files import open_datedb
 from cryoscan.datedb.hierarchy import levels
 from cryoscan.datedb.sources import domains_of_files, names_of_table
-from cryoscan.datedb.store import DateDB, Entry, open_datedb
+from cryoscan.datedb.store import DateDB, Entry
 from cryoscan.errors import MissingFileError, refuse_existing
 from cryoscan.models import InvariantEmbedder
 from cryoscan.provenance import Provenance, fingerprint_file

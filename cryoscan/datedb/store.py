@@ -1,15 +1,8 @@
-"""The database on disk and in memory: entries, embeddings, and how a query becomes a ranked list of types."""
+"""The database in memory: entries, embeddings, and how a query becomes a ranked list of types."""
 
-import csv
-import gzip
-import io
-import json
-import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +11,15 @@ import numpy as np
 from cryoscan.datedb.hierarchy import LEVEL_NAMES, levels, node_name
 from cryoscan.embedding import Embedder, unit_rows
 from cryoscan.errors import (
-    CryoscanError,
     FormatError,
     GeometryError,
     MismatchError,
-    MissingFileError,
-    ResourceError,
-    refuse_existing,
 )
 from cryoscan.hits import Candidate
 from cryoscan.provenance import Provenance, fingerprint_arrays, fingerprint_json
 from cryoscan.units import Angstrom
 
-FORMAT_VERSION = 1
-_DTYPES = {"int8": np.int8, "float16": np.float16, "float32": np.float32}
 _QUERIES_AT_ONCE = 512
-_INDEX_FROM = 50_000  # rows; below, building the index takes less time than reading it
 _MOST_SIMILAR = 2000  # rows that are grouped by type for one query; far more than any list that is shown
 
 
@@ -376,60 +362,10 @@ class DateDB:
     # ------------------------------------------------------------ disk
 
     def write(self, path: Path | str, *, overwrite: bool = False, dtype: str = "float16") -> "DateDB":
-        """Write the database as a folder; beside first, then renamed.
+        """Write the database as a folder and return it as it reads back; see `cryoscan.datedb.files`."""
+        from cryoscan.datedb.files import write_datedb
 
-        Parameters
-        ----------
-        path : Path
-            Should end in ``.datedb``.
-        dtype : {'int8', 'float16', 'float32'}
-            int8 halves the size of float16; rows are scaled to unit length again when read.
-
-        Returns
-        -------
-        DateDB
-            As it reads back.
-        """
-        path = Path(path)
-        refuse_existing(path, overwrite=overwrite)
-        if path.exists() and not (path / "manifest.json").is_file():
-            raise FormatError(
-                "expected a DateDB to replace", got=f"{path}, which is something else", hint="Choose another name."
-            )
-        rows = np.stack([_packed(bank, dtype) for bank in self.banks.values()])
-        manifest = {
-            "format": "cryoscan datedb",
-            "format_version": FORMAT_VERSION,
-            "embedder": dict(self.embedder),
-            "resolutions_A": list(self.banks),
-            "dtype": dtype,
-            "embeddings": fingerprint_arrays([rows]),
-            "n_entries": len(self.entries),
-            "n_rows": rows.shape[1],
-            "calibration": {f"{bank:g}": list(fit) for bank, fit in self.calibration.items()},
-            "provenance": self.provenance.to_json(),
-        }
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        shutil.rmtree(beside, ignore_errors=True)
-        try:
-            beside.mkdir()
-            np.save(beside / "embeddings.npy", rows, allow_pickle=False)
-            (beside / "entries.csv.gz").write_bytes(gzip.compress(_entries_csv(self.entries).encode(), mtime=0))
-            (beside / "names.json").write_text(json.dumps(dict(self.names), indent=0, sort_keys=True), encoding="utf-8")
-            if self.path is not None and (self.path / "previews.npz").is_file():
-                shutil.copy2(self.path / "previews.npz", beside / "previews.npz")
-            (beside / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-            replace_folder(beside, path)
-        except OSError as error:
-            raise ResourceError(
-                f"expected to write the DateDB {path}", got=str(error), hint="Check permissions and free space."
-            ) from error
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-        written = open_datedb(path)
-        if rows.shape[1] >= _INDEX_FROM:
-            write_indices(written)
-        return written
+        return write_datedb(self, Path(path), overwrite=overwrite, dtype=dtype)
 
     # ------------------------------------------------------------ private
 
@@ -440,9 +376,9 @@ class DateDB:
     def _index(self, bank: float) -> Any:
         """The FAISS index of a bank, opened once."""
         if bank not in self._indices:
-            from cryoscan.datedb.index import open_index
+            from cryoscan.datedb.index import index_name, open_index
 
-            cache = None if self.path is None else self.path / _index_name(bank)
+            cache = None if self.path is None else self.path / index_name(bank)
             self._indices[bank] = open_index(cache, self.banks[bank])
         return self._indices[bank]
 
@@ -508,120 +444,3 @@ def calibrated(cosine: float, margin: float, fit: tuple[float, float, float]) ->
     constant, of_cosine, of_margin = fit
     logit = constant + of_cosine * np.log(1.0001 - min(cosine, 1.0)) + of_margin * np.log(max(margin, 0.0) + 1e-4)
     return float(1 / (1 + np.exp(-logit)))
-
-
-def default_path() -> Path:
-    """Folder of the database that ships with the package."""
-    return Path(str(files("cryoscan.datedb"))) / "default.datedb"
-
-
-def open_datedb(path: Path | str | None = None) -> DateDB:
-    """Read a database; None = the one that ships with the package.
-
-    Raises
-    ------
-    MissingFileError, FormatError
-        If it is not there, damaged, or of another format version.
-    """
-    path = default_path() if path is None else Path(path)
-    if not path.is_dir():
-        kind = FormatError if path.exists() else MissingFileError
-        raise kind(
-            "expected the folder of a DateDB (name.datedb)",
-            got=f"no such folder: {path}",
-            hint="Give the path of a .datedb folder, or leave --datedb out to use the one that ships with cryoscan.",
-        )
-    try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        version = manifest["format_version"]
-        if version != FORMAT_VERSION:
-            raise FormatError(
-                f"expected DateDB format version {FORMAT_VERSION}",
-                got=str(version),
-                hint="Use the version of cryoscan that wrote it, or rebuild it with `cryoscan datedb build`.",
-            )
-        rows = np.load(path / "embeddings.npy", allow_pickle=False)
-        if fingerprint_arrays([rows]) != manifest["embeddings"]:
-            raise FormatError(
-                "expected embeddings that match the manifest", got=f"others in {path}", hint="The DateDB is damaged."
-            )
-        text = gzip.decompress((path / "entries.csv.gz").read_bytes()).decode("utf-8")
-        entries = _entries_from_csv(text)
-        if len(entries) != manifest["n_entries"]:
-            raise FormatError(
-                f"expected {manifest['n_entries']} entries", got=str(len(entries)), hint="The DateDB is damaged."
-            )
-        names = json.loads((path / "names.json").read_text(encoding="utf-8"))
-        banks = {
-            float(resolution): unit_rows(bank.astype(np.float32))
-            for resolution, bank in zip(manifest["resolutions_A"], rows, strict=True)
-        }
-        calibration = {float(bank): (a, b, c) for bank, (a, b, c) in manifest.get("calibration", {}).items()}
-        provenance = Provenance.from_json(manifest["provenance"])
-        return DateDB(entries, banks, manifest["embedder"], names, provenance, calibration, path)
-    except CryoscanError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise FormatError(
-            f"expected a sound DateDB in {path}",
-            got=f"{type(error).__name__}: {error}",
-            hint="The folder is damaged or is no DateDB: rebuild it with `cryoscan datedb build`.",
-        ) from error
-
-
-def replace_folder(beside: Path, path: Path) -> None:
-    """Put a finished folder into the place of another; the old one is never half gone."""
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    if path.exists():
-        path.rename(old)
-    beside.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def write_indices(db: DateDB) -> None:
-    """Cache the FAISS index of every bank beside the embeddings."""
-    from cryoscan.datedb.index import cache_index
-
-    assert db.path is not None
-    for resolution, bank in db.banks.items():
-        cache_index(db.path / _index_name(resolution), bank)
-
-
-def _index_name(resolution: float) -> str:
-    return f"index-{resolution:g}A.faiss"
-
-
-def _packed(bank: np.ndarray, dtype: str) -> np.ndarray:
-    if dtype == "int8":
-        largest = np.abs(bank).max(axis=1, keepdims=True)
-        return np.rint(bank / np.where(largest > 0, largest, 1) * 127).astype(np.int8)
-    return bank.astype(_DTYPES[dtype])
-
-
-def _entries_csv(entries: Sequence[Entry]) -> str:
-    text = io.StringIO()
-    names = [item.name for item in fields(Entry)]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([getattr(entry, name) for name in names] for entry in entries)
-    return text.getvalue()
-
-
-def _entries_from_csv(text: str) -> tuple[Entry, ...]:
-    reader = csv.DictReader(io.StringIO(text))
-    return tuple(
-        Entry(
-            id=row["id"],
-            scheme=row["scheme"],
-            type=row["type"],
-            row=int(row["row"]),
-            pdb=row["pdb"],
-            chain=row["chain"],
-            ranges=row["ranges"],
-            length=int(row["length"]),
-            resolution=float(row["resolution"]),
-            source=row["source"],
-            cluster=row["cluster"],
-        )
-        for row in reader
-    )

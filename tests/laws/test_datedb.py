@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cryoscan.datedb import DateDB, Entry, levels, open_datedb, roll_up
-from cryoscan.datedb.store import write_indices
+from cryoscan.datedb.files import write_indices
 from cryoscan.embedding import unit_rows
 from cryoscan.errors import ExistingOutputError, FormatError, GeometryError, MismatchError, MissingFileError
 from cryoscan.models import InvariantEmbedder
