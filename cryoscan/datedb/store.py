@@ -260,20 +260,25 @@ class DateDB:
             Types per query.
         """
         vectors = self._checked(vectors)
-        bank = self.banks[self.bank_for(resolution)]
+        sorted_bank = self._sorted_bank(self.bank_for(resolution))
         order, starts = self._by_type
-        rows = self._rows[order]
+        ends = np.append(starts[1:], len(order))
         top = min(top, len(self.types))
         found_types, found_scores, found_entries = [], [], []
         for start in range(0, len(vectors), _QUERIES_AT_ONCE):
-            similarity = (vectors[start : start + _QUERIES_AT_ONCE] @ bank.T)[:, rows]
+            similarity = vectors[start : start + _QUERIES_AT_ONCE] @ sorted_bank.T
             best = np.maximum.reduceat(similarity, starts, axis=1)
             part = np.argpartition(-best, top - 1, axis=1)[:, :top]
             scores = np.take_along_axis(best, part, axis=1)
             rank = np.argsort(-scores, axis=1, kind="stable")
-            found_types.append(np.take_along_axis(part, rank, axis=1).astype(np.int32))
+            types = np.take_along_axis(part, rank, axis=1).astype(np.int32)
+            found_types.append(types)
             found_scores.append(np.take_along_axis(scores, rank, axis=1))
-            found_entries.append(order[np.argmax(similarity, axis=1)].astype(np.int32))
+            representatives = [
+                starts[type_] + row[starts[type_] : ends[type_]].argmax()
+                for row, type_ in zip(similarity, types[:, 0], strict=True)
+            ]
+            found_entries.append(order[representatives].astype(np.int32))
         if not found_types:
             empty = np.zeros((0, top))
             return Assignment(empty.astype(np.int32), empty.astype(np.float32), np.zeros(0, np.int32))
@@ -381,6 +386,17 @@ class DateDB:
             cache = None if self.path is None else self.path / index_name(bank)
             self._indices[bank] = open_index(cache, self.banks[bank])
         return self._indices[bank]
+
+    @cached_property
+    def _sorted_banks(self) -> dict[float, np.ndarray]:
+        return {}
+
+    def _sorted_bank(self, bank: float) -> np.ndarray:
+        """Vector of every entry in the order of types, so that each type is one run of columns."""
+        if bank not in self._sorted_banks:
+            order, _ = self._by_type
+            self._sorted_banks[bank] = np.ascontiguousarray(self.banks[bank][self._rows[order]])
+        return self._sorted_banks[bank]
 
     @cached_property
     def _rows(self) -> np.ndarray:
