@@ -13,6 +13,7 @@ from cryoscan.volume import Volume
 
 _RESIDUES = (30, 600)
 _MARGIN = 16  # voxels of context around a window, in which its density is segmented
+_STEP, _STEPS = 1.0, 4  # voxels of 2.5 Å: smooths by 10 Å; 12 finer steps named the same places, half as fast
 _NULL_REGIONS = 200
 _EDGE = 3.0  # Å over which a region's mask falls off
 
@@ -67,7 +68,7 @@ def name_region(plan: ScanPlan, block: Block) -> Found | None:
     data = block.volume.load()
     if not (data > plan.contour).any():
         return None
-    tree = segment_map(data, threshold=plan.contour)
+    tree = segment_map(data, threshold=plan.contour, step=_STEP, steps=_STEPS)
     above = np.argwhere(tree.leaves > 0)
     distance = ((above - data.shape[0] // 2) ** 2).sum(axis=1)
     nearest = above[np.argmin(distance)]
