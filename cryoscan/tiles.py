@@ -6,7 +6,6 @@ each window is computed by exactly one tile whatever the tiling (laws L1 and L2)
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 
@@ -107,8 +106,3 @@ class Tiling:
             for i, core, size in zip(place, self.core, self.shape, strict=True)
         )
         return z, y, x
-
-
-def corners(shape: Shape) -> np.ndarray:
-    """The eight corner indices of an array, `8 3`."""
-    return np.array(list(product(*((0, size - 1) for size in shape))))

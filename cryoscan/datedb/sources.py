@@ -244,10 +244,3 @@ def _places(row: DomainRow) -> list[tuple[str, set[int]]]:
             places.update(range(int(first), int(last)))
         found.append((key, places))
     return found
-
-
-def domain_of_entry(entry: Entry) -> Domain:
-    """The entry as a named part of a structure."""
-    from cryoscan.io import parse_ranges
-
-    return Domain(entry.id, entry.scheme, entry.type, parse_ranges(entry.ranges) if entry.ranges else ())

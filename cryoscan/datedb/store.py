@@ -67,8 +67,8 @@ class Assignment:
         Indices into `DateDB.types`, best first.
     scores : float32 array, `q k`
         Cosine to the representative of each.
-    rows : int32 array, `q`
-        Entry index of the representative of the best type.
+    entries : int32 array, `q`
+        Index of the representative of the best type.
     """
 
     types: np.ndarray

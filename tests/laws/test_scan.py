@@ -129,6 +129,21 @@ def test_score_map_is_a_volume_on_the_lattice(
     assert np.abs(np.mean(offsets, axis=0)).max() < 2.5  # Å: a lattice shifted by one voxel would show
 
 
+def test_the_best_types_of_a_lattice_point_can_be_asked_for(
+    scene: Scene, db: DateDB, embedder: ToyEmbedder, tmp_path: Path
+) -> None:
+    volume, _ = scene
+    result = scan(volume, tmp_path / "a.scan", db, embedder)
+    score, margin = result.score.load(), result.margin.load()
+    z, y, x = (int(i) for i in np.unravel_index(score.argmax(), score.shape))
+    (scheme, type_, name, first), (*_, second) = result.top_types((z, y, x))
+    assert (scheme, db.name(scheme, type_)) == ("CATH", name)
+    assert first == pytest.approx(score[z, y, x])
+    assert first - second == pytest.approx(margin[z, y, x], abs=1e-6)
+    empty = np.argwhere(score == 0)[0]
+    assert result.top_types(tuple(int(i) for i in empty)) == []  # type: ignore[arg-type]
+
+
 # ---------------------------------------------------------------- L1
 
 
