@@ -14,9 +14,18 @@ from cryoscan.datedb.previews import read_previews
 from cryoscan.errors import FormatError, ResourceError
 from cryoscan.export import Section, Table, hits_table, slices_figure, write_hits_csv, write_report, write_star
 from cryoscan.hits import Hits
-from cryoscan.io import open_volume, write_labels, write_volume
+from cryoscan.io import VolumeFile, open_volume, write_labels, write_volume
 from cryoscan.metrics import match_points, precision_recall_f1
-from cryoscan.scan import RegionNamed, ScanConfig, ScanResult, TileDone, plan_scan, run_scan
+from cryoscan.scan import (
+    LabelsPainted,
+    PlacesNamed,
+    ScanConfig,
+    ScanFinished,
+    ScanResult,
+    TileDone,
+    plan_scan,
+    run_scan,
+)
 from cryoscan.testing import crowded_volume
 from cryoscan.units import Angstrom, Vector
 
@@ -99,21 +108,23 @@ class DemoResult:
         }
 
 
-def run_demo(folder: Path, *, seed: int = 0) -> Iterator[StepDone | TileDone | RegionNamed | DemoResult]:
+def run_demo(
+    folder: Path, *, seed: int = 0
+) -> Iterator[StepDone | TileDone | PlacesNamed | LabelsPainted | DemoResult]:
     """Walk the journey; everything is written into `folder`, earlier outputs there are replaced."""
     clock = _Clock()
     _make(folder)
     db = open_datedb(None)
     planted = _plant(db, folder / "volume.mrc", seed)
     yield clock.done("volume", f"{len(planted)} domains of known type in {folder / 'volume.mrc'}")
-    volume = open_volume(folder / "volume.mrc")
+    source = VolumeFile(folder / "volume.mrc")
     config = ScanConfig.build(resolution_A=read_previews(db)[0].resolution)
-    plan = plan_scan(volume, datedb=db, embedder=embedder_for(db), config=config, source=folder / "volume.mrc")
+    plan = plan_scan(source.open(), datedb=db, embedder=embedder_for(db), config=config, source=source)
     yield clock.done("preflight", " ".join(plan.preflight.warnings) or "the volume can be scanned")
     for event in run_scan(plan, folder / "demo.scan", overwrite=True):
-        if isinstance(event, TileDone | RegionNamed):
+        if isinstance(event, TileDone | PlacesNamed | LabelsPainted):
             yield event
-        else:
+        elif isinstance(event, ScanFinished):
             result = event.result
     yield clock.done("scan", f"{len(result.hits)} hits")
     outputs = [*_export(result, folder), str(folder / "report.html")]

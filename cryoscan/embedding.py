@@ -37,12 +37,36 @@ class Embedder(Protocol):
         """Identifies definition and weights; a DateDB of another one is refused."""
         ...
 
+    @property
+    def cell(self) -> Voxels:
+        """Edge of the cells in which dense evaluation is done, 1 where every window is independent.
+
+        The lattice is cut into cells counted from its first point, so that the vector of a
+        point never depends on how the work is cut.
+        """
+        ...
+
+    @property
+    def halo(self) -> Voxels:
+        """Context around the windows of a cell that dense evaluation takes in, 0 for exact embedders."""
+        ...
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether neighbours in a window spoil its vector, so that places are cut out before they are named."""
+        ...
+
+    @property
+    def working_bytes(self) -> int:
+        """Memory that embedding one cell, or one batch of windows, takes at its peak."""
+        ...
+
     def embed(self, windows: np.ndarray) -> np.ndarray:
         """Embed a batch of windows, `b z y x` → `b d`, rows of unit length (zero for empty windows)."""
         ...
 
     def embed_dense(self, block: np.ndarray, *, stride: Voxels) -> np.ndarray:
-        """Embed every window of a block, `z y x` → `z' y' x' d`, with n' = (n − window) / stride + 1."""
+        """Embed every window of a block, `z y x` → `z' y' x' d`, with n' = (n − window − 2 halo) / stride + 1."""
         ...
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryoscan.errors import CryoscanError, FormatError
+from cryoscan.io import stored_parts
 from cryoscan.segment import contour_level
 from cryoscan.units import Angstrom, Shape
 from cryoscan.volume import Volume
@@ -25,6 +26,8 @@ class Preflight:
         No detail finer than `nyquist` (two voxels) can be in the volume.
     mean, spread, skewness : float
         Of the values; protein-positive volumes are skewed to the right.
+    background : float
+        The median: most of a volume is solvent.
     contour : float
         Density above which there is probably protein.
     finest : Angstrom
@@ -43,6 +46,7 @@ class Preflight:
     mean: float
     spread: float
     skewness: float
+    background: float
     contour: float
     finest: Angstrom
     coarsest: Angstrom
@@ -119,6 +123,7 @@ def inspect(volume: Volume, *, resolution: Angstrom | None, coarsest: Angstrom) 
         mean=mean,
         spread=spread,
         skewness=skewness,
+        background=float(np.median(values)),
         contour=contour,
         finest=finest,
         coarsest=coarsest,
@@ -128,22 +133,24 @@ def inspect(volume: Volume, *, resolution: Angstrom | None, coarsest: Angstrom) 
 
 
 def sample(volume: Volume) -> np.ndarray:
-    """Values of the whole volume if it is small, else of blocks spread evenly over it; `n`, float32."""
-    size = int(np.prod(volume.shape))
-    if size <= _SAMPLE:
+    """Values of the whole volume if it is small, else of blocks spread evenly over what is stored; `n`, float32."""
+    if int(np.prod(volume.shape)) <= _SAMPLE:
         return volume.load().ravel()
+    stored = stored_parts(volume.data)
+    if stored is None or stored.present.all() or not stored.present.any():
+        starts = _spread_evenly(volume.shape)
+    else:
+        parts = np.argwhere(stored.present)
+        starts = parts[np.unique(np.linspace(0, len(parts) - 1, _SAMPLE // _BLOCK**3).astype(int))] * stored.size
+    return np.concatenate(
+        [
+            volume.read(tuple(slice(s, min(s + _BLOCK, size)) for s, size in zip(start, volume.shape, strict=True))).ravel()  # type: ignore[arg-type]
+            for start in starts.tolist()
+        ]
+    )
+
+
+def _spread_evenly(shape: Shape) -> np.ndarray:
     per_axis = max(1, round((_SAMPLE / _BLOCK**3) ** (1 / 3)))
-    starts = [
-        np.unique(np.linspace(0, max(0, n - _BLOCK), per_axis).astype(int)) if n > _BLOCK else np.array([0])
-        for n in volume.shape
-    ]
-    blocks = [
-        volume.read(
-            (slice(z, min(z + _BLOCK, nz)), slice(y, min(y + _BLOCK, ny)), slice(x, min(x + _BLOCK, nx)))
-        ).ravel()
-        for nz, ny, nx in [volume.shape]
-        for z in starts[0]
-        for y in starts[1]
-        for x in starts[2]
-    ]
-    return np.concatenate(blocks)
+    axes = [np.unique(np.linspace(0, max(0, size - _BLOCK), per_axis).astype(int)) for size in shape]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)

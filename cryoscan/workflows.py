@@ -23,11 +23,12 @@ from cryoscan.dock import Docking, dock
 from cryoscan.embedding import Embedder
 from cryoscan.errors import GeometryError, refuse_existing
 from cryoscan.hits import Candidate, Region
+from cryoscan.io import VolumeFile
 from cryoscan.labels import LabelClass, LabelMap
 from cryoscan.models import InvariantEmbedder
 from cryoscan.preflight import Preflight, inspect
 from cryoscan.provenance import Provenance
-from cryoscan.scan import RegionNamed, ScanConfig, ScanFinished, ScanPlan, TileDone, plan_scan, run_scan
+from cryoscan.scan import Executor, ScanConfig, ScanEvent, ScanPlan, plan_scan, run_scan
 from cryoscan.segment import STEPS, GroupingTree, best_disjoint, contour_level, grouping_step, segment_map, soft_mask
 from cryoscan.simulate import atoms_from_trace, density, is_trace
 from cryoscan.structure import Structure
@@ -404,15 +405,18 @@ def scan_tomogram(
     datedb: DateDB,
     embedder: Embedder,
     config: ScanConfig,
-    source: Path | None = None,
+    source: VolumeFile | None = None,
+    mask: Volume | None = None,
     overwrite: bool = False,
-) -> Iterator[ScanPlan | TileDone | RegionNamed | ScanFinished]:
+    executor: Executor | None = None,
+    shard: tuple[int, int] | None = None,
+) -> Iterator[ScanPlan | ScanEvent]:
     """Scan a volume into a folder; an interrupted scan continues where it was.
 
     Yields
     ------
-    ScanPlan, TileDone …, RegionNamed …, ScanFinished
+    ScanPlan, TileDone …, PlacesNamed …, LabelsPainted …, ScanFinished (or ShardDone)
     """
-    plan = plan_scan(volume, datedb=datedb, embedder=embedder, config=config, source=source)
+    plan = plan_scan(volume, datedb=datedb, embedder=embedder, config=config, source=source, mask=mask)
     yield plan
-    yield from run_scan(plan, path, overwrite=overwrite)
+    yield from run_scan(plan, path, overwrite=overwrite, executor=executor, shard=shard)

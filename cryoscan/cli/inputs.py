@@ -9,7 +9,7 @@ import numpy as np
 
 from cryoscan.errors import ConfigError, FormatError, GeometryError
 from cryoscan.hits import Candidate
-from cryoscan.io import describe, open_labels, open_volume, read_structure
+from cryoscan.io import VolumeFile, describe, open_labels, open_volume, read_structure
 from cryoscan.labels import LabelMap
 from cryoscan.units import Box, Vector
 from cryoscan.volume import Volume
@@ -25,17 +25,62 @@ _SAME_SIZE = 0.01
 class Given:
     """A volume as it was given: its file, what replaces its header, and what is odd about that."""
 
-    path: Path
+    file: VolumeFile
     volume: Volume
-    voxel_size: float | None
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.file.path
 
-def open_given(path: Path, *, voxel_size: float | None, contrast: str) -> Given:
+    @property
+    def voxel_size(self) -> float | None:
+        """What replaces the header's voxel size."""
+        return self.file.voxel_size
+
+
+def open_given(path: Path, *, voxel_size: float | None, contrast: str, z_range: tuple[int, int] | None = None) -> Given:
     """Open a volume, protein positive, and compare the given voxel size with the file's."""
-    volume = open_volume(path, voxel_size=voxel_size, contrast="dark" if contrast == "dark" else "bright")
+    file = VolumeFile(path, voxel_size, "dark" if contrast == "dark" else "bright", z_range)
+    volume = file.open()
     odd = describe(path).disagreement(voxel_size) if voxel_size is not None else None
-    return Given(path, volume, voxel_size, [odd] if odd else [])
+    return Given(file, volume, [odd] if odd else [])
+
+
+def open_mask(given: Given, path: Path) -> Volume:
+    """A mask on the grid of a volume, lazily."""
+    return VolumeFile(path, _companion_size(given, path), "bright", given.file.z_range).open()
+
+
+def parse_planes(text: str | None) -> tuple[int, int] | None:
+    """Read ``first:stop``."""
+    if text is None:
+        return None
+    try:
+        first, stop = map(int, text.split(":"))
+    except ValueError as error:
+        raise ConfigError(
+            "expected planes such as 40:200", got=f"'{text}'", hint="Write --z-range first:stop, counted from 0."
+        ) from error
+    return first, stop
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """Read ``i/n``, i counted from 1."""
+    if text is None:
+        return None
+    try:
+        number, count = map(int, text.split("/"))
+        if not 1 <= number <= count:
+            raise ValueError
+    except ValueError as error:
+        raise ConfigError(
+            "expected a share such as 3/16",
+            got=f"'{text}'",
+            hint="Write --shard i/n with i from 1 to n, e.g. $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT.",
+        ) from error
+    return number, count
 
 
 def only_one(**options: object) -> None:

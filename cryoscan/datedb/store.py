@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cryoscan.datedb.hierarchy import LEVEL_NAMES, levels, node_name
 from cryoscan.embedding import Embedder, unit_rows
@@ -192,7 +193,17 @@ class DateDB:
             That was searched.
         """
         fit = self.calibration.get(bank)
+        return None if fit is None else float(calibrated(cosine, margin, fit))
+
+    def confidences(self, cosine: np.ndarray, margin: np.ndarray, *, bank: Angstrom) -> np.ndarray | None:
+        """`confidence` of many answers at once."""
+        fit = self.calibration.get(bank)
         return None if fit is None else calibrated(cosine, margin, fit)
+
+    def search_bytes(self, bank: Angstrom) -> int:
+        """Memory that `assign` takes besides the database: the sorted copy of a bank, and a chunk of cosines."""
+        entries, types = len(self.entries), len(self.types)
+        return 4 * (entries * self.banks[bank].shape[1] + _QUERIES_AT_ONCE * (entries + 3 * types))
 
     def bank_for(self, resolution: Angstrom | None) -> float:
         """Resolution of the bank to search: the closest one that is not finer than the query, else the coarsest."""
@@ -455,8 +466,8 @@ class DateDB:
         )
 
 
-def calibrated(cosine: float, margin: float, fit: tuple[float, float, float]) -> float:
+def calibrated(cosine: npt.ArrayLike, margin: npt.ArrayLike, fit: tuple[float, float, float]) -> np.ndarray:
     """Probability of being right: logistic in log(1 - cosine) and log(margin)."""
     constant, of_cosine, of_margin = fit
-    logit = constant + of_cosine * np.log(1.0001 - min(cosine, 1.0)) + of_margin * np.log(max(margin, 0.0) + 1e-4)
-    return float(1 / (1 + np.exp(-logit)))
+    short, lead = 1.0001 - np.minimum(cosine, 1.0), np.maximum(margin, 0.0) + 1e-4
+    return np.asarray(1 / (1 + np.exp(-(constant + of_cosine * np.log(short) + of_margin * np.log(lead)))))

@@ -63,6 +63,41 @@ class LazyArray:
         return np.asarray(self[:, :, :], dtype=dtype)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LazyPlanes:
+    """Some planes of a three-dimensional array, cut when they are asked for."""
+
+    source: ArrayLike
+    first: int
+    stop: int
+
+    @property
+    def shape(self) -> Shape:
+        """Size, z, y, x."""
+        _, y, x = self.source.shape
+        return self.stop - self.first, int(y), int(x)
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the values."""
+        return self.source.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes; viewers ask for it."""
+        return 3
+
+    def __getitem__(self, key: Any, /) -> Any:
+        key = key if isinstance(key, tuple) else (key,)
+        z, *rest = key
+        if isinstance(z, slice):
+            start, stop, step = z.indices(self.stop - self.first)
+            z = slice(start + self.first, stop + self.first, step)
+        else:
+            z = range(self.stop - self.first)[z] + self.first
+        return self.source[(z, *rest)]
+
+
 def fit(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Convert values to a type that can hold them; fractions are rounded for integer types.
 

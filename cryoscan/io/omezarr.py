@@ -6,6 +6,8 @@ path names one thing, and viewers open it as labels. Stores that keep labels the
 ``labels/<name>`` inside an image, are read too.
 """
 
+import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import zarr
 import zarr.codecs
+import zarr.storage
 from numcodecs import Blosc
 from ome_zarr_models.v05.axes import Axis
 from ome_zarr_models.v05.multiscales import Dataset, Multiscale
@@ -244,8 +247,10 @@ def create_zarr(
     shards: Shape | None = None,
     ngff: Ngff = "0.5",
     fill: float = 0,
+    classes: Mapping[int, LabelClass] | None = None,
+    pyramid: bool = False,
 ) -> zarr.Array:
-    """Create an OME-Zarr image of one level, to be filled with ``array[box] = values``.
+    """Create an OME-Zarr image, to be filled with ``array[box] = values``; gives its finest level.
 
     Write whole shards (0.5) or chunks (0.4) at a time: two writers in one shard lose data.
 
@@ -269,6 +274,10 @@ def create_zarr(
         Version of OME-Zarr.
     fill : float
         Value of what has not been written.
+    classes : mapping, optional
+        Makes it a label image.
+    pyramid : bool
+        Create the coarser levels as well; `build_pyramid` fills them.
 
     Raises
     ------
@@ -287,15 +296,81 @@ def create_zarr(
         )
     group = _create_group(path, ngff)
     array = _create_array(group, "0", shape=shape, dtype=dtype, ngff=ngff, chunks=chunks, shards=shards, fill=fill)
+    coarser = list(_pyramid(shape))[1:] if pyramid else []
+    for number, size in enumerate(coarser, start=1):
+        _create_array(group, str(number), shape=size, dtype=dtype, ngff=ngff, fill=fill)
     _describe(
         group,
         name=path.name.removesuffix(".zarr").removesuffix(".ome"),
-        count=1,
+        count=1 + len(coarser),
         voxel_size=voxel_size,
         origin=origin,
         ngff=ngff,
+        classes=classes,
     )
     return array
+
+
+def build_pyramid(path: Path | str, *, average: bool) -> None:
+    """Fill the coarser levels of an image from its finest; what is not stored there is skipped.
+
+    Parameters
+    ----------
+    path : Path or str
+        An image made by `create_zarr`.
+    average : bool
+        Mean of 2³ voxels; otherwise every second voxel, as labels need it.
+    """
+    image = read_image(Path(path))
+    for fine, coarse in itertools.pairwise(image.levels):
+        target = zarr.open_array(image.path / coarse.array.path, mode="r+")
+        stored = stored_parts(fine.array)
+        for box in Tiling(coarse.shape, target.shards or target.chunks):
+            if stored is None or stored.touch([slice(2 * part.start, 2 * part.stop) for part in box]):
+                target[box] = _halved(fine.array, box, target.dtype, average=average)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredParts:
+    """Which parts of a sparse array are on disk.
+
+    Parameters
+    ----------
+    present : bool array, `z y x`
+        One value per shard, or per chunk where there are no shards.
+    size : (z, y, x) of Voxels
+        Edges of a part.
+    """
+
+    present: np.ndarray
+    size: Shape
+
+    def touch(self, box: Sequence[slice]) -> bool:
+        """Whether anything of a box is stored."""
+        parts = tuple(slice(b.start // size, -(-b.stop // size)) for b, size in zip(box, self.size, strict=True))
+        return bool(self.present[parts].any())
+
+
+def stored_parts(array: Any) -> StoredParts | None:
+    """Which shards or chunks of a Zarr array are files on disk: what has none holds the fill value.
+
+    None for what is no Zarr array on a local disk.
+    """
+    while isinstance(array, LazyArray):
+        array = array.source
+    if not isinstance(array, zarr.Array) or not isinstance(array.store, zarr.storage.LocalStore):
+        return None
+    sizes = array.shards or array.chunks
+    grid = np.zeros([-(-n // size) for n, size in zip(array.shape, sizes, strict=True)], bool)
+    folder = Path(array.store.root) / array.path
+    for parent, _, files in os.walk(folder):
+        below = Path(parent).relative_to(folder).parts
+        for file in files:
+            place = [int(number) for part in (*below, file) for number in part.split(".") if number.isdigit()]
+            if len(place) == grid.ndim:
+                grid[tuple(place)] = True
+    z, y, x = sizes[-3:]
+    return StoredParts(grid[(0,) * (grid.ndim - 3)], (z, y, x))
 
 
 def open_zarr_array(path: Path | str, *, writable: bool = False) -> zarr.Array:

@@ -20,12 +20,12 @@ def replacing(path: Path, *, overwrite: bool, needed: int = 0) -> Iterator[Path]
     ExistingOutputError
         If `path` exists and `overwrite` is false.
     FormatError
-        If a folder that is no Zarr store would be replaced.
+        If a folder that is neither a Zarr store nor of cryoscan's own would be replaced.
     ResourceError
         If the system refuses to write: disk full, no permission.
     """
     refuse_existing(path, overwrite=overwrite)
-    if path.is_dir() and not is_zarr(path):
+    if path.is_dir() and not (is_zarr(path) or (path / "manifest.json").is_file()):
         raise FormatError(
             "expected an earlier output to replace",
             got=f"the folder {path}, which is no Zarr store",

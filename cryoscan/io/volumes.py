@@ -1,14 +1,15 @@
 """Which file is read and written how: the one place where format, contrast and voxel size are settled."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from cryoscan.errors import ConfigError, FormatError, require_file
-from cryoscan.io.lazy import LazyArray
+from cryoscan.errors import ConfigError, FormatError, GeometryError, require_file
+from cryoscan.io.lazy import LazyArray, LazyPlanes
 from cryoscan.units import Angstrom, Shape, Vector
 from cryoscan.volume import Volume
 
@@ -74,6 +75,72 @@ class VolumeInfo:
         if self.voxel_size is None or 0.9 <= voxel_size / self.voxel_size <= 1.1:
             return None
         return f"The header says {self.voxel_size:g} Å per voxel; the given {voxel_size:g} Å is used instead."
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeFile:
+    """Which file a volume comes from and how it is read, so that another process can open the same.
+
+    Parameters
+    ----------
+    path : Path
+    voxel_size : Angstrom, optional
+        In place of the file's own.
+    contrast : {"bright", "dark"}
+        What protein is in the file.
+    z_range : (first, last + 1), optional
+        Planes that are taken.
+    """
+
+    path: Path
+    voxel_size: Angstrom | None = None
+    contrast: Literal["bright", "dark"] = "bright"
+    z_range: tuple[int, int] | None = None
+
+    def open(self) -> Volume:
+        """Open the volume lazily; see `open_volume`."""
+        volume = open_volume(self.path, voxel_size=self.voxel_size, contrast=self.contrast)
+        return volume if self.z_range is None else planes(volume, self.z_range)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able, the path absolute."""
+        return {
+            "path": str(self.path.resolve()),
+            "voxel_size_A": self.voxel_size,
+            "contrast": self.contrast,
+            "z_range": None if self.z_range is None else list(self.z_range),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        z_range = values["z_range"]
+        return cls(
+            Path(values["path"]),
+            values["voxel_size_A"],
+            values["contrast"],
+            None if z_range is None else (int(z_range[0]), int(z_range[1])),
+        )
+
+
+def planes(volume: Volume, z_range: tuple[int, int]) -> Volume:
+    """Some planes of a volume, lazily.
+
+    Raises
+    ------
+    GeometryError
+        If they are not in the volume.
+    """
+    first, stop = z_range
+    depth = volume.shape[0]
+    if not 0 <= first < stop <= depth:
+        raise GeometryError(
+            f"expected planes between 0 and {depth}",
+            got=f"{first}:{stop}",
+            hint="Give the first plane and the one after the last, counted from 0 in z.",
+        )
+    z, y, x = volume.to_position([first, 0, 0])
+    return Volume(LazyPlanes(volume.data, first, stop), volume.voxel_size, (float(z), float(y), float(x)))
 
 
 def open_volume(

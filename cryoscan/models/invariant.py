@@ -49,6 +49,10 @@ class InvariantEmbedder:
 
     window: Voxels = 32
     dim: int = _SHELLS * (_SHELLS + 1) // 2 * _DEGREES
+    cell: Voxels = 1
+    halo: Voxels = 0
+    needs_mask: bool = True
+    working_bytes: int = 96 * 2**20  # measured with two threads: windows, folded windows and products
 
     def __init__(self, voxel_size: Angstrom = 2.5, *, contour: float = 1.0, device: str = "cpu") -> None:
         self.voxel_size = float(voxel_size)

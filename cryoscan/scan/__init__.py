@@ -7,30 +7,46 @@ A scan is a folder::
         score.zarr           OME-Zarr on the lattice: cosine of the best type
         margin.zarr          … minus that of the second type
         topk.zarr            best types per lattice point and their cosines
+        embeddings.zarr      vectors of the lattice as bytes, if they are kept
         tiles/<n>            done-marker of each tile, written after its data
+        places/<n>.npz       regions at the best points of each tile, and their vectors
+        failed/<n>.json      tiles that cannot be computed, and why
         hits.json            places found, Å
-        labels.zarr          OME-Zarr labels on the volume's own grid
+        labels.zarr          OME-Zarr: domain type per voxel of the volume's own grid
+        instances.zarr       OME-Zarr: which hit, or connected piece, a voxel belongs to
         summary.json
 
 A lattice point is a window of the embedder; the lattice is itself a volume whose voxel size
-is stride × the embedder's voxel size. A killed scan continues with the first tile that has
-no marker; changed settings or inputs are refused.
+is stride × the embedder's voxel size. The work is done in pieces (tiles of the lattice, then
+their places, then blocks of labels), each written whole before it is marked as done: a killed
+scan continues with the first piece that is missing. Changed settings or inputs are refused.
 """
 
 from cryoscan.scan.config import ScanConfig
-from cryoscan.scan.engine import ScanFinished, TileDone, run_scan
-from cryoscan.scan.finish import RegionNamed
-from cryoscan.scan.plan import ScanPlan, plan_scan
+from cryoscan.scan.engine import ScanEvent, ScanFinished, ShardDone, TileDone, run_scan
+from cryoscan.scan.executors import Executor, InProcess, local_workers, scheduler_workers
+from cryoscan.scan.finish import LabelsPainted, PlacesNamed
+from cryoscan.scan.plan import ScanPlan, Speed, plan_scan
+from cryoscan.scan.relabel import relabel
 from cryoscan.scan.result import ScanResult, open_scan
 
 __all__ = [
-    "RegionNamed",
+    "Executor",
+    "InProcess",
+    "LabelsPainted",
+    "PlacesNamed",
     "ScanConfig",
+    "ScanEvent",
     "ScanFinished",
     "ScanPlan",
     "ScanResult",
+    "ShardDone",
+    "Speed",
     "TileDone",
+    "local_workers",
     "open_scan",
     "plan_scan",
+    "relabel",
     "run_scan",
+    "scheduler_workers",
 ]

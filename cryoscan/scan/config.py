@@ -1,5 +1,7 @@
 """Settings of a scan: what the user wants, apart from the volume and the database."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from cryoscan.config import Config
@@ -26,7 +28,16 @@ class ScanConfig(Config):
     """Hits closer than this to a better one are dropped."""
     candidates: int = Field(default=5, ge=2, le=20)
     """Domain types kept per lattice point."""
-    tile_points: int = Field(default=12, ge=2, le=64)
-    """Lattice points per edge of a tile, the unit of work and of resuming."""
+    tile_points: int | None = Field(default=None, ge=2, le=256)
+    """Lattice points per edge of a tile, the unit of work and of resuming; unset = by the size of the volume."""
+    skip_flat: bool = True
+    """Leave out what has clearly less contrast than the rest, such as vacuum beside a lamella."""
+    keep_embeddings: bool = False
+    """Store the vectors of the lattice as bytes, so that `cryoscan relabel` can search them in another DateDB."""
     ignore_resolution: bool = False
     """Embed even if the volume is too coarse for the database; the names then mean little."""
+
+    labelling: ClassVar[frozenset[str]] = frozenset(
+        {"false_positive_rate", "min_score", "min_confidence", "min_distance_A"}
+    )
+    """Settings that only choose among what the tiles hold: `relabel` changes them without scanning again."""

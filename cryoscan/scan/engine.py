@@ -1,28 +1,26 @@
-"""Running a plan: tile by tile, each written whole before it is marked as done."""
+"""Running a plan: the lattice tile by tile, then its places, then names and labels; all of it resumable."""
 
 import json
-import os
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import scipy.ndimage
+from cryoscan.errors import MismatchError
+from cryoscan.provenance import fingerprint_file, write_atomically
+from cryoscan.scan.executors import Executor, InProcess, Outcome
+from cryoscan.scan.finish import FIND_PLACES, LabelsPainted, PlacesNamed, finish, places_to_find
+from cryoscan.scan.folder import alone_among_shards, exclusive, failures, finished_tiles, prepare
+from cryoscan.scan.plan import ScanPlan
+from cryoscan.scan.result import ScanResult, open_scan
+from cryoscan.scan.tile import SCAN_TILE
 
-from cryoscan.errors import ExistingOutputError, MismatchError, ResourceError
-from cryoscan.io import create_zarr, open_zarr_array
-from cryoscan.provenance import Provenance, write_atomically
-from cryoscan.scan.finish import RegionNamed, finish
-from cryoscan.scan.plan import ScanPlan, check_resources
-from cryoscan.scan.result import FORMAT_VERSION, ScanResult, open_scan
-from cryoscan.units import Box
+_WATCH = 20.0  # seconds between looks at whether the volume is still the same
 
 
 @dataclass(frozen=True, slots=True)
 class TileDone:
-    """Event: a tile is computed and safe on disk.
+    """Event: a tile is computed and safe on disk, or cannot be computed.
 
     Parameters
     ----------
@@ -31,25 +29,50 @@ class TileDone:
     windows : int
         Windows embedded in this tile.
     seconds_left : float or None
-        Estimate; None for tiles that were there already.
+        Estimate; None before the first tile of this run.
+    error : str, optional
+        Why the tile failed. The rest is scanned nevertheless, and the next run tries it again.
     """
 
     done: int
     total: int
     windows: int
     seconds_left: float | None
+    error: str | None = None
+    stage: str = "tiles scanned"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardDone:
+    """Event: this shard has done its share, others have not; the last of them will finish the scan.
+
+    Parameters
+    ----------
+    left : int
+        Tiles that others still work on.
+    """
+
+    left: int
 
 
 @dataclass(frozen=True, slots=True)
 class ScanFinished:
-    """Event: the scan is complete."""
+    """Event: the scan is complete, but for tiles that failed."""
 
     result: ScanResult
 
 
+ScanEvent = TileDone | PlacesNamed | LabelsPainted | ShardDone | ScanFinished
+
+
 def run_scan(
-    plan: ScanPlan, path: Path | str, *, overwrite: bool = False
-) -> Iterator[TileDone | RegionNamed | ScanFinished]:
+    plan: ScanPlan,
+    path: Path | str,
+    *,
+    overwrite: bool = False,
+    executor: Executor | None = None,
+    shard: tuple[int, int] | None = None,
+) -> Iterator[ScanEvent]:
     """Run a plan, or what is left of it.
 
     Parameters
@@ -59,156 +82,113 @@ def run_scan(
         Folder of the scan, ``name.scan``. An unfinished scan of the same plan is continued.
     overwrite : bool
         Start anew in place of an existing scan.
+    executor : Executor, optional
+        Who does the work; this process by default.
+    shard : (i, n), optional
+        Do the i-th of n shares, counted from 1; the shard that ends last finishes the scan.
 
     Raises
     ------
     MismatchError
-        If the folder holds a scan of other settings or inputs.
+        If the folder holds a scan of other settings or inputs, or the volume changes meanwhile.
     ExistingOutputError
-        If it is something else, or a finished scan.
+        If it is something else, a finished scan, or one that another process is writing.
+    ResourceError
+        If the disk is full or read-only, or memory does not suffice.
     """
-    path = Path(path)
-    _prepare(plan, path, overwrite=overwrite)
-    signature = plan.signature
-    scannable = plan.preflight.can_identify or plan.config.ignore_resolution
-    waiting = [index for index in range(len(plan.tiling)) if not _is_done(path, index, signature)] if scannable else []
-    done = len(plan.tiling) - len(waiting)
+    path = Path(path).absolute()
+    executor = executor or InProcess()
+    prepare(plan, path, overwrite=overwrite, workers=executor.workers)
+    with exclusive(path, shard=shard):
+        active = plan.active.tolist() if plan.scannable else []
+        share = active if shard is None else active[shard[0] - 1 :: shard[1]]
+        yield from _scan_tiles(plan, path, share, executor)
+        failed = failures(path)
+        left = len(set(active) - set(finished_tiles(plan, path)) - set(failed))
+        if left:
+            yield ShardDone(left)
+            return
+        with alone_among_shards(path, "finish") as mine:
+            if not mine:
+                yield ShardDone(0)
+                return
+            yield from _find_places(plan, path, executor)
+            yield from finish(plan, path, executor=executor, failed=failures(path))
+            yield ScanFinished(open_scan(path))
+
+
+def _scan_tiles(plan: ScanPlan, path: Path, share: Sequence[int], executor: Executor) -> Iterator[TileDone]:
+    done = finished_tiles(plan, path)
+    waiting = [index for index in share if index not in done]
+    for index in waiting:
+        _failure_file(path, index).unlink(missing_ok=True)
+    before = len(share) - len(waiting)
     start = time.monotonic()
-    for count, index in enumerate(waiting, start=1):
-        windows = _run_tile(plan, path, plan.tiling.box(index))
-        write_atomically(_marker(path, index), signature)
+    watch = _Watch(plan, path)
+    for count, outcome in enumerate(executor.run(SCAN_TILE, plan, path, waiting), start=1):
+        watch.saw(outcome)
+        if outcome.error is not None:
+            _note_failure(plan, path, outcome)
         left = (time.monotonic() - start) / count * (len(waiting) - count)
-        yield TileDone(done + count, len(plan.tiling), windows, left)
-    yield from finish(plan, path, scannable=scannable)
-    yield ScanFinished(open_scan(path))
+        windows = 0 if outcome.error is not None else outcome.value.windows
+        yield TileDone(before + count, len(share), windows, left, outcome.error)
+    watch.look()
 
 
-def _prepare(plan: ScanPlan, path: Path, *, overwrite: bool) -> None:
-    manifest = path / "manifest.json"
-    if path.exists() and not manifest.is_file() and any(path.iterdir() if path.is_dir() else [path]):
-        raise ExistingOutputError(
-            "expected a new name or an unfinished scan", got=f"{path}, which is something else", hint="Choose another."
+def _find_places(plan: ScanPlan, path: Path, executor: Executor) -> Iterator[PlacesNamed]:
+    waiting, before = places_to_find(plan, path)
+    start = time.monotonic()
+    found = 0
+    for count, outcome in enumerate(executor.run(FIND_PLACES, plan, path, waiting), start=1):
+        if outcome.error is not None:
+            _note_failure(plan, path, outcome)
+        found += outcome.value or 0
+        left = (time.monotonic() - start) / count * (len(waiting) - count)
+        yield PlacesNamed(before + count, before + len(waiting), left, found)
+
+
+# ---------------------------------------------------------------- what failed
+
+
+def _failure_file(path: Path, index: int) -> Path:
+    return path / "failed" / f"{index}.json"
+
+
+def _note_failure(plan: ScanPlan, path: Path, outcome: Outcome) -> None:
+    """Keep the place and the reason of a tile that failed; the rest goes on."""
+    file = _failure_file(path, outcome.number)
+    file.parent.mkdir(exist_ok=True)
+    step, origin = plan.lattice_geometry
+    box = plan.tiling.box(outcome.number) if outcome.number >= 0 else ()
+    place = [[o + part.start * step, o + (part.stop - 1) * step] for o, part in zip(origin, box, strict=False)]
+    write_atomically(file, json.dumps({"centres_zyx_A": place, "reason": outcome.error}))
+
+
+class _Watch:
+    """Notices that the volume changes while it is scanned, and takes back what was done since it was last the same."""
+
+    def __init__(self, plan: ScanPlan, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._plan, self._path, self._clock = plan, path, clock
+        self._print = None if plan.source is None else fingerprint_file(plan.source.path)
+        self._unsure: list[int] = []
+        self._last = clock()
+
+    def saw(self, outcome: Outcome) -> None:
+        """Remember a piece, and look at the volume if that was long ago."""
+        self._unsure.append(outcome.number)
+        if self._clock() - self._last > _WATCH:
+            self.look()
+
+    def look(self) -> None:
+        """Compare the volume's file with what it was."""
+        self._last = self._clock()
+        if self._plan.source is None or fingerprint_file(self._plan.source.path) == self._print:
+            self._unsure.clear()
+            return
+        for number in self._unsure:
+            (self._path / "tiles" / str(number)).unlink(missing_ok=True)
+        raise MismatchError(
+            f"expected {self._plan.source.path} to stay as it is while it is scanned",
+            got="a file that changed",
+            hint="Let the program that writes it end first; then scan into a new name, or with --overwrite.",
         )
-    if manifest.is_file() and not overwrite:
-        stored = json.loads(manifest.read_text(encoding="utf-8"))
-        before = Provenance.from_json(stored["provenance"])
-        differences = before.differences(plan.provenance)
-        if differences:
-            raise MismatchError(
-                f"expected the settings and inputs with which {path} was begun",
-                got="; ".join(differences),
-                hint="Use the same ones to continue, another name, or --overwrite to start anew.",
-            )
-        if (path / "summary.json").is_file():
-            raise ExistingOutputError(
-                "expected a scan that is not finished yet",
-                got=f"{path}, which is complete",
-                hint="Export it with `cryoscan export`, or pass --overwrite to scan again.",
-            )
-        return
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    content = {
-        "format": "cryoscan scan",
-        "format_version": FORMAT_VERSION,
-        "provenance": plan.provenance.to_json(),
-        "volume": {"shape": plan.volume.shape, "voxel_size_A": plan.volume.voxel_size, "origin_A": plan.volume.origin},
-        "types": [list(key) for key in plan.datedb.types],
-        "names": [plan.datedb.name(*key) for key in plan.datedb.types],
-        "warnings": list(plan.preflight.warnings),
-    }
-    try:
-        (beside / "tiles").mkdir(parents=True)
-        check_resources(plan, beside)
-        _create_arrays(plan, beside)
-        (beside / "manifest.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-        if path.exists():
-            shutil.rmtree(path)
-        beside.rename(path)
-    except OSError as error:
-        raise ResourceError(
-            f"expected to create the folder {path}", got=str(error), hint="Check permissions and the parent folder."
-        ) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _create_arrays(plan: ScanPlan, path: Path) -> None:
-    import zarr
-
-    voxel, origin = plan.lattice_geometry
-    core = plan.tiling.core
-    for name in ("score", "margin"):
-        create_zarr(
-            path / f"{name}.zarr",
-            shape=plan.grid.shape,
-            dtype=np.float32,
-            voxel_size=voxel,
-            origin=origin,
-            chunks=core,
-            shards=core,
-        )
-    group = zarr.open_group(path / "topk.zarr", mode="w")
-    k = plan.config.candidates
-    for name, dtype, fill in (("types", np.int32, -1), ("scores", np.float32, 0)):
-        group.create_array(
-            name, shape=(k, *plan.grid.shape), chunks=(k, *core), dtype=dtype, fill_value=fill, overwrite=True
-        )
-
-
-def _run_tile(plan: ScanPlan, path: Path, box: Box) -> int:
-    """Embed and assign the lattice points of a tile, and write them; returns the number of windows embedded."""
-    import zarr
-
-    shape = tuple(part.stop - part.start for part in box)
-    k = plan.config.candidates
-    types = np.full((k, *shape), -1, np.int32)
-    scores = np.zeros((k, *shape), np.float32)
-    block = plan.read_working(plan.grid.read_box(box)).load()
-    occupied = occupied_points(block, plan)
-    if occupied.any():
-        vectors = embed_points(block, occupied, plan)
-        found = plan.datedb.assign(vectors, top=k, resolution=plan.bank)
-        alive = np.linalg.norm(vectors, axis=1) > 0
-        places = np.argwhere(occupied)[alive]
-        z, y, x = places.T
-        types[: found.types.shape[1], z, y, x] = found.types[alive].T
-        scores[: found.scores.shape[1], z, y, x] = found.scores[alive].T
-    open_zarr_array(path / "score.zarr", writable=True)[box] = scores[0]
-    open_zarr_array(path / "margin.zarr", writable=True)[box] = scores[0] - scores[1]
-    group = zarr.open_group(path / "topk.zarr", mode="r+")
-    group["types"][(slice(None), *box)] = types
-    group["scores"][(slice(None), *box)] = scores
-    return int(occupied.sum())
-
-
-def occupied_points(block: np.ndarray, plan: ScanPlan) -> np.ndarray:
-    """Lattice points of a block that have density above the contour close to their centre, `z' y' x'` bool.
-
-    Close means within the stride: what lies between is seen by a neighbour.
-    """
-    window, stride = plan.embedder.window, plan.config.stride_voxels
-    reach = max(2, stride)
-    above = scipy.ndimage.maximum_filter(block, size=2 * reach, mode="constant", cval=-np.inf) > plan.contour
-    middle = window // 2
-    z, y, x = (slice(middle, size - window + middle + 1, stride) for size in block.shape)
-    return above[z, y, x]
-
-
-def embed_points(block: np.ndarray, points: np.ndarray, plan: ScanPlan) -> np.ndarray:
-    """Embed the windows of some lattice points of a block, `n d`; nearly all points: the whole block at once."""
-    stride, edge = plan.config.stride_voxels, plan.embedder.window
-    if points.mean() > 0.5:
-        return plan.embedder.embed_dense(block, stride=stride)[points]
-    views = np.lib.stride_tricks.sliding_window_view(block, (edge, edge, edge))[::stride, ::stride, ::stride]
-    places = np.argwhere(points)
-    parts = [plan.embedder.embed(views[tuple(places[start : start + 256].T)]) for start in range(0, len(places), 256)]
-    return np.concatenate(parts)
-
-
-def _marker(path: Path, index: int) -> Path:
-    return path / "tiles" / str(index)
-
-
-def _is_done(path: Path, index: int, signature: str) -> bool:
-    marker = _marker(path, index)
-    return marker.is_file() and marker.read_text() == signature

@@ -1,164 +1,423 @@
-"""After the last tile: threshold, hits by one global non-maximum suppression, regions, label volume."""
+"""After the lattice: threshold, hits by one global non-maximum suppression, label and instance volumes.
 
+Nothing here holds a whole volume: places are read tile by tile, labels are painted block by
+block, and what crosses a border is merged by number, so the answer does not depend on tiles.
+"""
+
+import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.ndimage
 from scipy.spatial import cKDTree
 
 from cryoscan.hits import Hits
-from cryoscan.io import create_zarr, open_zarr_array, write_labels
-from cryoscan.labels import LabelClass, LabelMap
+from cryoscan.io import build_pyramid, create_zarr, open_zarr_array
+from cryoscan.labels import LabelClass
 from cryoscan.provenance import write_atomically
+from cryoscan.scan.executors import Executor, Work
+from cryoscan.scan.folder import finished_tiles, read_lattice
+from cryoscan.scan.places import (
+    NULL,
+    best_of_places,
+    find_places,
+    mask_edge,
+    null_threshold,
+    read_places,
+    write_places,
+)
 from cryoscan.scan.plan import ScanPlan
-from cryoscan.scan.regions import Found, is_named, name_region, null_threshold, region_block
 from cryoscan.scan.result import hits_to_json
+from cryoscan.segment import join_blocks, label_block
 from cryoscan.tiles import Tiling
-from cryoscan.units import Box
-from cryoscan.volume import Volume
+from cryoscan.units import Box, Shape
 
-_BLOCK = 128  # voxels of the volume, edge of the blocks in which labels are written
+_SHARD = 256  # voxels of the volume, edge of the blocks in which labels are painted
+_CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
-class RegionNamed:
-    """Event: a place that the lattice proposed has been looked at again.
+class PlacesNamed:
+    """Event: the places that a tile of the lattice proposed have been looked at again.
 
     Parameters
     ----------
     done, total : int
-        Places.
+        Tiles.
     seconds_left : float
+    places : int
+        Regions found so far in this run.
     """
 
     done: int
     total: int
     seconds_left: float
-    stage: str = "regions named"
+    places: int
+    stage: str = "tiles searched for places"
 
 
-def finish(plan: ScanPlan, path: Path, *, scannable: bool) -> Iterator[RegionNamed]:
-    """Turn the lattice of a scanned volume into hits and labels, and write the summary last."""
-    score = np.asarray(open_zarr_array(path / "score.zarr")[:, :, :])
+@dataclass(frozen=True, slots=True)
+class LabelsPainted:
+    """Event: a block of the label volume is written."""
+
+    done: int
+    total: int
+    seconds_left: float
+    stage: str = "label blocks written"
+
+
+# ---------------------------------------------------------------- places
+
+
+def _nothing(plan: ScanPlan, path: Path, number: int) -> None:
+    return None
+
+
+def _find(plan: ScanPlan, path: Path, number: int, _: None) -> int:
+    places = find_places(plan, path, number)
+    write_places(plan, path, number, places)
+    return len(places)
+
+
+FIND_PLACES = Work("tiles searched for places", _nothing, _find)
+
+
+def places_to_find(plan: ScanPlan, path: Path) -> tuple[list[int], int]:
+    """Tiles whose places are not known yet, and the number of those whose places are."""
+    if not plan.scannable:
+        return [], 0
+    tiles = [NULL] * (plan.config.min_score is None)
+    tiles += [index for index, report in sorted(finished_tiles(plan, path).items()) if report.windows]
+    waiting = [index for index in tiles if read_places(plan, path, index) is None]
+    return waiting, len(tiles) - len(waiting)
+
+
+# ---------------------------------------------------------------- names
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """One row per place, best first: what it is called and where its mask is.
+
+    Parameters
+    ----------
+    position : float64 array, `n 3`
+    score, margin : float array, `n`
+    type, entry : int array, `n`
+    tile, region : int array, `n`
+        Where the mask is: region number of the places of a tile.
+    start : int array, `n 3`
+        First voxel of the mask on the embedder's grid.
+    """
+
+    position: np.ndarray
+    score: np.ndarray
+    margin: np.ndarray
+    type: np.ndarray
+    entry: np.ndarray
+    tile: np.ndarray
+    region: np.ndarray
+    start: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def take(self, rows: np.ndarray) -> "_Table":
+        return _Table(*(getattr(self, name)[rows] for name in self.__slots__))
+
+    @property
+    def digest(self) -> str:
+        content = hashlib.sha256()
+        for name in self.__slots__:
+            content.update(np.ascontiguousarray(getattr(self, name)).tobytes())
+        return content.hexdigest()[:12]
+
+
+def finish(
+    plan: ScanPlan, path: Path, *, executor: Executor, failed: Mapping[int, Mapping[str, object]]
+) -> Iterator[LabelsPainted]:
+    """Turn the places of a scanned volume into hits and labels, and write the summary last."""
     threshold: float | None = None
-    places: list[Found] = []
-    found: list[Found] = []
-    if scannable:
-        threshold = plan.config.min_score if plan.config.min_score is not None else null_threshold(plan)
-        peaks = _peaks(plan, score)
-        regions: list[Found | None] = []
-        start = time.monotonic()
-        for done, peak in enumerate(peaks, start=1):
-            regions.append(name_region(plan, region_block(plan, peak)))
-            left = (time.monotonic() - start) / done * (len(peaks) - done)
-            yield RegionNamed(done, len(peaks), left)
-        places = _without_neighbours(regions, plan.config.min_distance_A)
-        found = [place for place in places if is_named(plan, place, threshold)]
-    hits = _hits(plan, found)
+    places = named = _table(plan, path, ())
+    reports = finished_tiles(plan, path)
+    if plan.scannable:
+        threshold = _threshold(plan, path)
+        places = _apart(_table(plan, path, sorted(i for i, r in reports.items() if r.windows)), plan)
+        named = places.take(_is_named(plan, places.score, places.margin, threshold))
+    hits = _hits(plan, named)
+    yield from _paint_all(plan, path, named, threshold, executor)
     write_atomically(path / "hits.json", hits_to_json(hits))
-    used = _write_labels(plan, path, found)
-    summary = _summary(plan, score, threshold, hits, len(used), len(places) - len(found))
+    windows = sum(report.windows for report in reports.values())
+    summary = _summary(plan, threshold, hits, unnamed=len(places) - len(named), windows=windows)
+    summary["failed"] = [{"tile": index, **reason} for index, reason in failed.items()]
     write_atomically(path / "summary.json", json.dumps(summary, indent=1))
 
 
-def _peaks(plan: ScanPlan, score: np.ndarray) -> np.ndarray:
-    """Lattice points that are the best within the smallest distance of hits, best first, `n 3`.
-
-    They only propose places: the neighbours in a window lower its cosine, so the threshold is
-    for the regions that are cut out around them.
-    """
-    step, _ = plan.lattice_geometry
-    size = 2 * max(1, int(plan.config.min_distance_A / step / 2)) + 1
-    top = (score == scipy.ndimage.maximum_filter(score, size=size)) & (score > 0)
-    places = np.argwhere(top)
-    values = score[top]
-    return places[np.lexsort((places[:, 2], places[:, 1], places[:, 0], -values))]
+def _threshold(plan: ScanPlan, path: Path) -> float:
+    if plan.config.min_score is not None:
+        return plan.config.min_score
+    noise = read_places(plan, path, NULL)
+    return null_threshold(plan, noise if noise is not None else find_places(plan, path, NULL))
 
 
-def _without_neighbours(found: list[Found | None], distance: float) -> list[Found]:
+def _table(plan: ScanPlan, path: Path, tiles: Sequence[int]) -> _Table:
+    """The best name of every place of some tiles."""
+    parts: list[_Table] = []
+    for tile in tiles:
+        places = read_places(plan, path, tile)
+        if places is None or not len(places):
+            continue
+        best = best_of_places(plan, places)
+        rows = best.region
+        parts.append(
+            _Table(
+                places.position[rows],
+                best.score,
+                best.margin,
+                best.type.astype(np.int64),
+                best.entry.astype(np.int64),
+                np.full(len(rows), tile),
+                rows,
+                places.start[rows],
+            )
+        )
+    if not parts:
+        none, whole = np.zeros(0), np.zeros(0, np.int64)
+        return _Table(np.zeros((0, 3)), none, none, whole, whole, whole, whole, np.zeros((0, 3), np.int64))
+    return _Table(*(np.concatenate([getattr(part, name) for part in parts]) for name in _Table.__slots__))
+
+
+def _apart(places: _Table, plan: ScanPlan) -> _Table:
     """One global non-maximum suppression over all places, best first."""
-    alive = sorted((f for f in found if f is not None), key=lambda f: (-f.score, *f.position))
-    kept: list[Found] = []
-    if not alive:
-        return kept
-    tree = cKDTree([f.position for f in alive])
-    gone = np.zeros(len(alive), bool)
-    for i, place in enumerate(alive):
+    z, y, x = places.position.T
+    places = places.take(np.lexsort((x, y, z, -places.score)))
+    gone = np.zeros(len(places), bool)
+    kept = []
+    tree = cKDTree(places.position) if len(places) else None
+    for i in range(len(places)):
         if not gone[i]:
-            kept.append(place)
-            gone[tree.query_ball_point(place.position, distance)] = True
-    return kept
+            assert tree is not None
+            kept.append(i)
+            gone[tree.query_ball_point(places.position[i], plan.config.min_distance_A)] = True
+    return places.take(np.array(kept, np.int64))
 
 
-def _hits(plan: ScanPlan, found: list[Found]) -> Hits:
-    keys = [plan.datedb.types[f.type] for f in found]
+def _is_named(plan: ScanPlan, score: np.ndarray, margin: np.ndarray, threshold: float) -> np.ndarray:
+    """Whether places stand out of the noise and their names are more likely right than not."""
+    confidence = plan.datedb.confidences(score, margin, bank=plan.bank)
+    sure = np.ones(score.shape, bool) if confidence is None else confidence >= plan.config.min_confidence
+    return np.asarray((score >= threshold) & sure)
+
+
+def _hits(plan: ScanPlan, named: _Table) -> Hits:
+    keys = [plan.datedb.types[type_] for type_ in named.type]
     return Hits(
-        np.array([f.position for f in found], np.float64).reshape(-1, 3),
-        np.array([f.type + 1 for f in found], np.int64),
+        named.position.reshape(-1, 3),
+        named.type + 1,
         [type_ for _, type_ in keys],
         [scheme for scheme, _ in keys],
         [plan.datedb.name(*key) for key in keys],
-        [plan.datedb.entries[f.entry].id for f in found],
-        np.array([f.score for f in found]),
-        np.array([f.margin for f in found]),
+        [plan.datedb.entries[entry].id for entry in named.entry],
+        named.score,
+        named.margin,
     )
 
 
-def _write_labels(plan: ScanPlan, path: Path, found: list[Found]) -> dict[int, LabelClass]:
-    """Write the label volume on the volume's own grid; returns the classes that occur.
+# ---------------------------------------------------------------- labels
 
-    A voxel carries the type of the hit whose region it belongs to; all others are 0, unknown.
-    The types of lattice points beside the hits are not used: their windows hold parts of
-    several molecules, and most are wrong (docs/decisions/0008).
+
+def _paint_all(
+    plan: ScanPlan, path: Path, named: _Table, threshold: float | None, executor: Executor
+) -> Iterator[LabelsPainted]:
+    """Write the label and the instance volume on the volume's own grid, beside; then put them in place.
+
+    With an embedder that needs masks a voxel carries the type of the hit whose region it
+    belongs to, and the number of that hit. The types of lattice points beside the hits are
+    not used: their windows hold parts of several molecules, and most are wrong
+    (docs/decisions/0008). With other embedders every lattice point speaks for the density
+    around it, and instances are what touches.
     """
-    part = path / "labels.part.zarr"
-    shutil.rmtree(part, ignore_errors=True)
-    volume = plan.volume
-    z, y, x = (min(_BLOCK, size) for size in volume.shape)
-    edge = (z, y, x)
-    array = create_zarr(
-        part, shape=volume.shape, dtype=np.uint16, voxel_size=volume.voxel_size, origin=volume.origin, chunks=edge
-    )
-    present: set[int] = set()
-    for box in Tiling(volume.shape, edge) if found else ():
-        block = _label_block(plan, box, found)
-        present.update(int(label) for label in np.unique(block) if label)
-        array[box] = block
-    keys = plan.datedb.types
-    classes = {n: LabelClass(plan.datedb.name(*keys[n - 1]), keys[n - 1][1], keys[n - 1][0]) for n in sorted(present)}
-    write_labels(
-        LabelMap(Volume(array, volume.voxel_size, volume.origin), classes), path / "labels.zarr", overwrite=True
-    )
+    part = path / f"labels.{_digest(plan, named, threshold)}.part"
+    if not part.is_dir():
+        _create_labels(plan, path, part, named, threshold)
+    blocks = Tiling(plan.volume.shape, _shard(plan.volume.shape))
+    touched = _touched(plan, path, named, blocks, threshold)
+    waiting = [number for number in touched if not (part / "done" / str(number)).exists()]
+    before, start = len(touched) - len(waiting), time.monotonic()
+    for count, outcome in enumerate(executor.run(PAINT, plan, part, waiting), start=1):
+        if outcome.error is not None:
+            raise RuntimeError(f"block {outcome.number} of the labels: {outcome.error}")
+        left = (time.monotonic() - start) / count * (len(waiting) - count)
+        yield LabelsPainted(before + count, len(touched), left)
+    if not plan.embedder.needs_mask:
+        join_blocks(
+            open_zarr_array(part / "labels.zarr"),
+            open_zarr_array(part / "pieces.zarr"),
+            open_zarr_array(part / "instances.zarr", writable=True),
+            [blocks.box(number) for number in touched],
+        )
+    for name in ("labels.zarr", "instances.zarr"):
+        build_pyramid(part / name, average=False)
+        old = part / f"old-{name}"
+        if (path / name).exists():
+            (path / name).rename(old)
+        (part / name).rename(path / name)
     shutil.rmtree(part)
-    return classes
+    for stale in path.glob("labels.*.part"):
+        shutil.rmtree(stale)
 
 
-def _label_block(plan: ScanPlan, box: Box, found: list[Found]) -> np.ndarray:
-    """Labels of a box of the volume, `z y x` uint16."""
+def _digest(plan: ScanPlan, named: _Table, threshold: float | None) -> str:
+    settings = [plan.signature, named.digest, threshold, plan.config.min_confidence, plan.embedder.needs_mask]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+
+
+def _create_labels(plan: ScanPlan, path: Path, part: Path, named: _Table, threshold: float | None) -> None:
+    beside = part.with_suffix(".new")
+    shutil.rmtree(beside, ignore_errors=True)
+    (beside / "done").mkdir(parents=True)
+    keys = plan.datedb.types
+    used = np.unique(named.type) if plan.embedder.needs_mask else np.arange(len(keys))
+    classes = {int(n) + 1: LabelClass(plan.datedb.name(*keys[n]), keys[n][1], keys[n][0]) for n in used}
+    shards = _shard(plan.volume.shape)
+    chunks = _chunk(shards)
+    kinds = {"labels": (np.uint16, classes), "instances": (np.uint32, {})}
+    if not plan.embedder.needs_mask:
+        kinds["pieces"] = (np.uint32, {})  # of instances, numbered block by block
+    for name, (dtype, meanings) in kinds.items():
+        create_zarr(
+            beside / f"{name}.zarr",
+            shape=plan.volume.shape,
+            dtype=dtype,
+            voxel_size=plan.volume.voxel_size,
+            origin=plan.volume.origin,
+            chunks=chunks,
+            shards=shards,
+            classes=meanings,
+            pyramid=True,
+        )
+    content = {name: getattr(named, name) for name in named.__slots__}
+    content["threshold"] = np.array(np.nan if threshold is None else threshold)
+    np.savez(beside / "named.npz", allow_pickle=False, **content)
+    beside.rename(part)
+
+
+def _shard(shape: Shape) -> Shape:
+    z, y, x = (min(_SHARD, -(-size // _CHUNK) * _CHUNK) for size in shape)
+    return z, y, x
+
+
+def _chunk(shards: Shape) -> Shape:
+    return (_CHUNK, _CHUNK, _CHUNK) if min(shards) >= _CHUNK else shards
+
+
+def _touched(plan: ScanPlan, path: Path, named: _Table, blocks: Tiling, threshold: float | None) -> list[int]:
+    """Blocks of the label volume that may get a label."""
+    if threshold is None:
+        return []
+    ratio = plan.embedder.voxel_size / plan.volume.voxel_size
+    if plan.embedder.needs_mask:
+        edge = mask_edge(plan)
+        low, high = named.start - 1, named.start + edge + 1
+    else:
+        tiles = [plan.tiling.box(i) for i, report in finished_tiles(plan, path).items() if report.windows]
+        corners = [[[b.start for b in box], [b.stop for b in box]] for box in tiles]
+        points = np.array(corners, np.float64).reshape(-1, 2, 3)
+        centres = plan.grid.centres(points)
+        low, high = centres[:, 0] - plan.config.stride_voxels, centres[:, 1] + plan.config.stride_voxels
+    first = np.floor(low * ratio / blocks.core).astype(int).clip(0)
+    last = np.minimum(np.floor(high * ratio / blocks.core).astype(int), np.array(blocks.counts) - 1)
+    found: set[int] = set()
+    for (z0, y0, x0), (z1, y1, x1) in zip(first, last, strict=True):
+        for z in range(z0, z1 + 1):
+            for y in range(y0, y1 + 1):
+                found.update(int(np.ravel_multi_index((z, y, x), blocks.counts)) for x in range(x0, x1 + 1))
+    return sorted(found)
+
+
+def _paint(plan: ScanPlan, part: Path, number: int, _: None) -> int:
+    """Write a block of labels and instances; returns the number of labelled voxels."""
+    box = Tiling(plan.volume.shape, _shard(plan.volume.shape)).box(number)
+    named, threshold = _read_named(part)
+    if plan.embedder.needs_mask:
+        name, (labels, numbers) = "instances", _paint_regions(plan, part.parent, box, named)
+    else:
+        labels = _paint_lattice(plan, part.parent, box, threshold)
+        name, numbers = "pieces", label_block(labels)
+    if labels.any():
+        open_zarr_array(part / "labels.zarr", writable=True)[box] = labels
+        open_zarr_array(part / f"{name}.zarr", writable=True)[box] = numbers
+    (part / "done" / str(number)).touch()
+    return int(np.count_nonzero(labels))
+
+
+PAINT = Work("label blocks written", _nothing, _paint)
+
+
+@lru_cache(maxsize=1)
+def _read_named(part: Path) -> tuple[_Table, float]:
+    with np.load(part / "named.npz", allow_pickle=False) as stored:
+        return _Table(*(stored[name] for name in _Table.__slots__)), float(stored["threshold"])
+
+
+def _paint_regions(plan: ScanPlan, path: Path, box: Box, named: _Table) -> tuple[np.ndarray, np.ndarray]:
+    """Types and hit numbers of a box of the volume, from the masks of the hits that reach into it."""
     ratio = plan.volume.voxel_size / plan.embedder.voxel_size
     working = [np.rint(np.arange(part.start, part.stop) * ratio).astype(int) for part in box]
-    labels = np.zeros([len(index) for index in working], np.uint16)
-    for place in reversed(found):  # the best is painted last
-        local = [index - start for index, start in zip(working, place.start, strict=True)]
-        inside = [
-            np.flatnonzero((index >= 0) & (index < size)) for index, size in zip(local, place.mask.shape, strict=True)
-        ]
+    shape = [len(index) for index in working]
+    labels, instances = np.zeros(shape, np.uint16), np.zeros(shape, np.uint32)
+    edge = mask_edge(plan)
+    low, high = np.array([w[0] for w in working]), np.array([w[-1] for w in working])
+    near = np.flatnonzero(((named.start <= high) & (named.start + edge > low)).all(axis=1))
+    masks: dict[int, np.ndarray] = {}
+    for row in near[::-1]:  # the best is painted last
+        tile = int(named.tile[row])
+        if tile not in masks:
+            places = read_places(plan, path, tile)
+            assert places is not None
+            masks[tile] = places.mask
+        mask = masks[tile][named.region[row]]
+        local = [index - start for index, start in zip(working, named.start[row], strict=True)]
+        inside = [np.flatnonzero((i >= 0) & (i < size)) for i, size in zip(local, mask.shape, strict=True)]
         if all(len(index) for index in inside):
-            mask = place.mask[np.ix_(*(index[i] for index, i in zip(local, inside, strict=True)))]
             here = np.ix_(*inside)
-            labels[here] = np.where(mask, place.type + 1, labels[here])
-    return labels
+            set_ = mask[np.ix_(*(index[i] for index, i in zip(local, inside, strict=True)))]
+            labels[here] = np.where(set_, named.type[row] + 1, labels[here])
+            instances[here] = np.where(set_, row + 1, instances[here])
+    return labels, instances
 
 
-def _summary(
-    plan: ScanPlan, score: np.ndarray, threshold: float | None, hits: Hits, classes: int, unnamed: int
-) -> dict[str, Any]:
+def _paint_lattice(plan: ScanPlan, path: Path, box: Box, threshold: float) -> np.ndarray:
+    """Types of a box of the volume: where there is density, that of the nearest lattice point, if it has a name."""
+    import zarr
+
+    ratio = plan.volume.voxel_size / plan.embedder.voxel_size
+    first = plan.grid.centres(np.zeros(3))
+    nearest = [
+        np.clip(np.rint((np.arange(b.start, b.stop) * ratio - f) / plan.config.stride_voxels), 0, n - 1).astype(int)
+        for b, f, n in zip(box, first, plan.grid.shape, strict=True)
+    ]
+    lattice = tuple(slice(int(index[0]), int(index[-1]) + 1) for index in nearest)
+    score, margin = (read_lattice(path, name, lattice).astype(np.float64) for name in ("score", "margin"))
+    named = _is_named(plan, score, margin, threshold) & (score > 0)
+    group = zarr.open_group(path / "topk.zarr", mode="r")
+    types = np.where(named, np.asarray(group["types"][(0, *lattice)]) + 1, 0).astype(np.uint16)
+    if not types.any():
+        return np.zeros([len(index) for index in nearest], np.uint16)
+    spread = types[np.ix_(*(index - index[0] for index in nearest))]
+    return np.where(plan.volume.read(box) - plan.background > plan.contour, spread, 0).astype(np.uint16)
+
+
+# ---------------------------------------------------------------- summary
+
+
+def _summary(plan: ScanPlan, threshold: float | None, hits: Hits, *, unnamed: int, windows: int) -> dict[str, Any]:
     counts: dict[str, int] = {}
     for scheme, type_ in zip(hits.schemes, hits.types, strict=True):
         counts[f"{scheme} {type_}"] = counts.get(f"{scheme} {type_}", 0) + 1
@@ -175,11 +434,12 @@ def _summary(
         "hits": len(hits),
         "unnamed_places": unnamed,
         "hits_per_type": dict(sorted(counts.items(), key=lambda item: -item[1])),
-        "label_classes": classes,
+        "label_classes": len(counts),
         "threshold": None if threshold is None else round(threshold, 4),
-        "lattice_points": int(score.size),
-        "windows": int((score > 0).sum()),
+        "lattice_points": int(np.prod(plan.grid.shape)),
+        "windows": windows,
         "bank_A": plan.bank,
-        "contour": plan.contour,
+        "contour": plan.contour + plan.background,
+        "labelled_with": {name: getattr(plan.config, name) for name in sorted(plan.config.labelling)},
         "warnings": list(plan.preflight.warnings),
     }

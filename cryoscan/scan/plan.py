@@ -1,30 +1,40 @@
 """What a scan will do, worked out before it starts: grids, tiles, cost and warnings."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
+import scipy.ndimage
 
-from cryoscan.datedb import DateDB
+from cryoscan.datedb import DateDB, open_datedb
 from cryoscan.embedding import Embedder
-from cryoscan.errors import ResourceError
+from cryoscan.errors import MismatchError, ResourceError
 from cryoscan.filters import resample_onto
+from cryoscan.io import VolumeFile, stored_parts
 from cryoscan.preflight import Preflight, inspect
-from cryoscan.provenance import Provenance, fingerprint_file, fingerprint_json
+from cryoscan.provenance import Provenance, cryoscan_version, fingerprint_file, fingerprint_json
 from cryoscan.scan.config import ScanConfig
-from cryoscan.segment import contour_level
+from cryoscan.segment import check_same_grid, contour_level
 from cryoscan.tiles import Tiling, WindowGrid
 from cryoscan.units import SIGMA_PER_RESOLUTION, Angstrom, Box, Shape, Vector
 from cryoscan.volume import Volume
 
-_LABEL_BYTES = 2
+if TYPE_CHECKING:
+    from cryoscan.io.omezarr import StoredParts
+
 _PROBE = 96  # voxels of the embedder's grid; edge of the blocks that are looked at for the contour
+_FLAT = 16  # voxels; edge of the cubes whose spread tells specimen from vacuum
+_TELLS_APART = 3.0  # ratio of the spreads of two kinds of places that are surely different
+_SMALL_LATTICE = 100_000  # points; above, tiles are larger: fewer files
+_WORKING_COPIES = 6  # of a block: resampling, blurring and smoothing each hold one or two
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScanPlan:
-    """A scan that is ready to run.
+    """A scan that is ready to run, here or in another process.
 
     Parameters
     ----------
@@ -36,14 +46,24 @@ class ScanPlan:
         Resolution of the bank that is searched.
     blur : Angstrom
         Width of the Gaussian that takes the volume to the bank's resolution.
+    background : float
+        Value of solvent; it is subtracted.
     contour : float
-        Density on the embedder's grid from which on a voxel may be protein.
+        Density above the background, on the embedder's grid, from which on a voxel may be protein.
+    flat : float
+        Local spread below which a place is taken as empty.
     grid : WindowGrid
         Windows over the volume resampled to the embedder's voxel size.
     tiling : Tiling
         Units of work, in lattice points.
+    active : int array
+        Tiles that may hold anything: what is not stored, or masked out, is not read.
     provenance : Provenance
         What a resumed run must agree with.
+    source : VolumeFile, optional
+        Where the volume comes from.
+    mask : Volume, optional
+        Nothing is looked for where it is 0.
     """
 
     volume: Volume
@@ -53,10 +73,41 @@ class ScanPlan:
     preflight: Preflight
     bank: Angstrom
     blur: Angstrom
+    background: float
     contour: float
+    flat: float
     grid: WindowGrid
     tiling: Tiling
+    active: np.ndarray
     provenance: Provenance
+    source: VolumeFile | None = None
+    mask: Volume | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the arrays of files: another process opens them by itself, and checks that they are the same."""
+        state = {name: getattr(self, name) for name in self.__slots__}
+        state["version"] = cryoscan_version()
+        if self.source is not None:
+            state["volume"] = None
+        if self.datedb.path is not None:
+            state["datedb"] = (self.datedb.path, self.datedb.fingerprint)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        version = state.pop("version")
+        if version != cryoscan_version():
+            raise MismatchError(
+                f"expected cryoscan {version} on every worker",
+                got=f"version {cryoscan_version()}",
+                hint="Install the same version everywhere.",
+            )
+        if state["volume"] is None:
+            state["volume"] = state["source"].open()
+        if isinstance(state["datedb"], tuple):
+            path, fingerprint = state["datedb"]
+            state["datedb"] = _same_datedb(path, fingerprint, state["config"])
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
 
     @property
     def working_shape(self) -> Shape:
@@ -69,25 +120,45 @@ class ScanPlan:
         return self.grid.geometry(self.embedder.voxel_size, self.volume.origin)
 
     @property
+    def cell(self) -> int:
+        """Lattice points per edge of the cells in which the embedder works."""
+        return max(1, self.embedder.cell // self.config.stride_voxels)
+
+    @property
     def signature(self) -> str:
-        """Identifies settings and inputs; done-markers carry it."""
-        return fingerprint_json([dict(self.provenance.config), dict(self.provenance.inputs)])
+        """Identifies the inputs and all settings that the tiles depend on; done-markers carry it."""
+        settings = {k: v for k, v in self.provenance.config.items() if k not in ScanConfig.labelling}
+        return fingerprint_json([settings, dict(self.provenance.inputs)])
+
+    @property
+    def scannable(self) -> bool:
+        """Whether the volume resolves what the database needs, or the user does not mind."""
+        return self.preflight.can_identify or self.config.ignore_resolution
 
     def disk_bytes(self) -> int:
         """Upper bound of what the scan writes."""
-        points = int(np.prod(self.grid.shape))
-        return points * (8 + 6 * self.config.candidates) + int(np.prod(self.volume.shape)) * _LABEL_BYTES
+        points = len(self.active) * int(np.prod(self.tiling.core))
+        per_point = 8 + 8 * self.config.candidates + (self.embedder.dim if self.config.keep_embeddings else 0)
+        share = len(self.active) / max(1, len(self.tiling))
+        labels = int(np.prod(self.volume.shape)) * share * (2 + 4) * 8 / 7  # types, instances, their pyramids
+        return int(points * per_point + labels)
 
-    def memory_bytes(self) -> int:
-        """Estimate of the largest amount held at once."""
-        tile = [(core - 1) * self.config.stride_voxels + self.embedder.window for core in self.tiling.core]
-        block = int(np.prod(tile)) * 4 * 6
-        windows = int(np.prod(self.tiling.core)) * (self.embedder.dim * 4 + len(self.datedb) * 4 // 8)
-        bank = sum(vectors.nbytes for vectors in self.datedb.banks.values())
-        return block + windows + bank + 512 * len(self.datedb) * 8
+    def memory_bytes(self, *, workers: int = 1) -> int:
+        """Projected peak of all workers together: what a process holds now, and what a tile adds."""
+        return workers * (psutil.Process().memory_info().rss + self.tile_bytes())
+
+    def tile_bytes(self) -> int:
+        """What one tile adds at its peak, and the copies of the database that searching needs."""
+        stride, window, halo = self.config.stride_voxels, self.embedder.window, self.embedder.halo
+        edges = [(core - 1) * stride + window + 2 * halo for core in self.tiling.core]
+        block = int(np.prod(edges)) * 4 * _WORKING_COPIES
+        points = int(np.prod(self.tiling.core))
+        vectors = min(points, self.cell**3 if self.cell > 1 else points) * self.embedder.dim * 4
+        answers = points * (8 + 8 * self.config.candidates)
+        return block + vectors + answers + self.embedder.working_bytes + self.datedb.search_bytes(self.bank)
 
     def read_working(self, box: Box) -> Volume:
-        """A box of the volume on the embedder's grid, blurred to the bank's resolution.
+        """A box of the volume on the embedder's grid, blurred to the bank's resolution, solvent at 0.
 
         Every value depends on a fixed neighbourhood of the volume, so boxes may be read in any
         order and any size (law L1).
@@ -102,34 +173,76 @@ class ScanPlan:
             voxel_size=voxel,
             origin=(float(origin[0]), float(origin[1]), float(origin[2])),
             shape=(shape[0], shape[1], shape[2]),
+            fill=self.background,
         )
-        data = part.load()
+        data = part.load() - np.float32(self.background)
         if self.blur > 0:
-            from scipy.ndimage import gaussian_filter
-
-            data = gaussian_filter(data, self.blur / voxel, mode="constant", truncate=4.0)
+            data = scipy.ndimage.gaussian_filter(data, self.blur / voxel, mode="constant", truncate=4.0)
         inner = tuple(slice(reach, size - reach) for size in shape)
         corner = part.to_position([reach, reach, reach])
         return Volume(data[inner], voxel, (float(corner[0]), float(corner[1]), float(corner[2])))
 
-    def lines(self) -> list[str]:
+    def lines(self, *, workers: int = 1, speed: "Speed | None" = None) -> list[str]:
         """The plan for people."""
         z, y, x = self.volume.shape
         points = int(np.prod(self.grid.shape))
         step, _ = self.lattice_geometry
+        empty = len(self.tiling) - len(self.active)
+        skipped = f", {empty:,} of them empty" if empty else ""
+        time_needed = [] if speed is None else [f"time       {speed.describe(self, workers=workers)}"]
         return [
             f"volume     {z} × {y} × {x} voxels of {self.volume.voxel_size:g} Å (z, y, x)",
             f"windows    {points:,} of {self.embedder.window * self.embedder.voxel_size:g} Å every {step:g} Å, "
-            f"in {len(self.tiling)} tiles; those without density are skipped",
+            f"in {len(self.tiling):,} tiles{skipped}; those without density are skipped",
             f"search     {len(self.datedb):,} entries of {len(self.datedb.types):,} types at {self.bank:g} Å",
-            f"memory     about {self.memory_bytes() / 2**30:.1f} GiB",
+            f"memory     about {self.memory_bytes(workers=workers) / 2**30:.1f} GiB"
+            + (f" for {workers} workers" if workers > 1 else ""),
             f"disk       at most {self.disk_bytes() / 2**20:.0f} MiB before compression",
+            *time_needed,
             *(f"warning    {warning}" for warning in self.preflight.warnings),
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What a few seconds of work on this machine told.
+
+    Parameters
+    ----------
+    tiles : int
+        That were tried.
+    seconds_per_tile : float
+        Mean over all tiles, the empty ones included.
+    occupied : float
+        Share of the lattice points that were embedded.
+    """
+
+    tiles: int
+    seconds_per_tile: float
+    occupied: float
+
+    def seconds(self, plan: ScanPlan, *, workers: int = 1) -> float:
+        """Projected time of the lattice."""
+        return self.seconds_per_tile * len(plan.active) / workers
+
+    def describe(self, plan: ScanPlan, *, workers: int = 1) -> str:
+        """For people."""
+        seconds = self.seconds(plan, workers=workers)
+        scale, unit = next((s, u) for s, u in ((3600, "h"), (60, "min"), (1, "s")) if seconds >= 2 * s or s == 1)
+        return (
+            f"about {seconds / scale:.0f} {unit}, from {self.tiles} tiles tried here; {self.occupied:.0%} of the "
+            "lattice holds density; naming the places comes on top"
+        )
+
+
 def plan_scan(
-    volume: Volume, *, datedb: DateDB, embedder: Embedder, config: ScanConfig, source: Path | None = None
+    volume: Volume,
+    *,
+    datedb: DateDB,
+    embedder: Embedder,
+    config: ScanConfig,
+    source: VolumeFile | None = None,
+    mask: Volume | None = None,
 ) -> ScanPlan:
     """Work out a scan.
 
@@ -140,73 +253,204 @@ def plan_scan(
     datedb, embedder
         Must belong together.
     config : ScanConfig
-    source : Path, optional
-        The volume's file; its fingerprint guards a resumed run.
+    source : VolumeFile, optional
+        Where the volume comes from: its fingerprint guards a resumed run, and other processes open it there.
+    mask : Volume, optional
+        On the volume's grid; nothing is looked for where it is 0.
 
     Raises
     ------
     MismatchError
         If the DateDB was written by another embedder.
+    GeometryError
+        If the mask lies on another grid.
     FormatError
         If the volume holds NaN or is constant.
     """
     datedb.require(embedder)
     datedb = datedb.in_scheme(config.scheme)
+    if mask is not None:
+        check_same_grid(volume, mask)
     preflight = inspect(volume, resolution=config.resolution_A, coarsest=max(datedb.banks))
     finest = preflight.finest if preflight.resolution_known else max(preflight.nyquist, min(datedb.banks))
     bank = datedb.bank_for(finest)
-    blur = SIGMA_PER_RESOLUTION * float(np.sqrt(max(0.0, bank**2 - finest**2)))
     ratio = volume.voxel_size / embedder.voxel_size
     z, y, x = (int(np.floor((size - 1) * ratio + 1e-6)) + 1 for size in volume.shape)
     grid = WindowGrid((z, y, x), embedder.window, config.stride_voxels)
-    core = config.tile_points
-    tiling = Tiling(grid.shape, (core, core, core))
-    provenance = Provenance(
-        "cryoscan scan",
-        config=config.model_dump(mode="json"),
-        inputs={
-            "volume": fingerprint_json(
-                [volume.shape, volume.voxel_size, volume.origin, fingerprint_file(source) if source else None]
-            ),
-            "contrast": fingerprint_json([preflight.mean]),
-            "datedb": datedb.fingerprint,
-            "embedder": embedder.fingerprint,
-        },
-    )
+    tiling = Tiling(grid.shape, _core(grid, config, embedder))
     plan = ScanPlan(
-        volume, datedb, embedder, config, preflight, bank, blur, config.contour or 0.0, grid, tiling, provenance
+        volume,
+        datedb,
+        embedder,
+        config,
+        preflight,
+        bank=bank,
+        blur=SIGMA_PER_RESOLUTION * float(np.sqrt(max(0.0, bank**2 - finest**2))),
+        background=preflight.background,
+        contour=0.0 if config.contour is None else config.contour - preflight.background,
+        flat=0.0,
+        grid=grid,
+        tiling=tiling,
+        active=np.arange(len(tiling)),
+        provenance=_provenance(volume, datedb, embedder, config, preflight, source, mask),
+        source=source,
+        mask=mask,
     )
-    if config.contour is None and (preflight.can_identify or config.ignore_resolution):
-        contour = contour_level(np.concatenate([block.load().ravel() for block in probe_blocks(plan)]))
-        plan = ScanPlan(volume, datedb, embedder, config, preflight, bank, blur, contour, grid, tiling, provenance)
-    return plan
+    plan = replace(plan, active=_active(plan))
+    if not plan.scannable or not len(plan.active):
+        return plan
+    blocks = [block.load() for block in probe_blocks(plan)]
+    if config.contour is None:
+        plan = replace(plan, contour=contour_level(np.concatenate([block.ravel() for block in blocks])))
+    return replace(plan, flat=_flat_below(blocks)) if config.skip_flat else plan
 
 
 def probe_blocks(plan: ScanPlan, *, per_axis: int = 3) -> list[Volume]:
-    """Blocks of the working grid spread evenly over the volume; the whole of it if it is small."""
-    starts = []
-    for size in plan.working_shape:
-        edge = min(size, _PROBE)
-        starts.append([(start, start + edge) for start in np.unique(np.linspace(0, size - edge, per_axis).astype(int))])
+    """Blocks of the working grid spread evenly over what is not empty; the whole of it if it is small."""
     if int(np.prod(plan.working_shape)) <= 4 * _PROBE**3:
-        starts = [[(0, size)] for size in plan.working_shape]
-    return [
-        plan.read_working((slice(*z), slice(*y), slice(*x))) for z in starts[0] for y in starts[1] for x in starts[2]
-    ]
+        z, y, x = plan.working_shape
+        return [plan.read_working((slice(0, z), slice(0, y), slice(0, x)))]
+    if len(plan.active) == len(plan.tiling):
+        axes = [
+            np.unique(np.linspace(0, max(0, size - _PROBE), per_axis).astype(int)) + _PROBE / 2
+            for size in plan.working_shape
+        ]
+        centres = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    else:
+        some = plan.active[np.unique(np.linspace(0, len(plan.active) - 1, per_axis**3).astype(int))]
+        middles = [[(part.start + part.stop - 1) / 2 for part in plan.tiling.box(int(index))] for index in some]
+        centres = plan.grid.centres(np.asarray(middles))
+    edges = [min(_PROBE, size) for size in plan.working_shape]
+    boxes = []
+    for centre in centres:
+        start = [
+            int(np.clip(c - edge / 2, 0, size - edge))
+            for c, edge, size in zip(centre, edges, plan.working_shape, strict=True)
+        ]
+        boxes.append(tuple(slice(s, s + edge) for s, edge in zip(start, edges, strict=True)))
+    return [plan.read_working((z, y, x)) for z, y, x in boxes]
 
 
-def check_resources(plan: ScanPlan, folder: Path) -> None:
-    """Refuse a scan whose output does not fit the disk.
+def local_spread(block: np.ndarray) -> np.ndarray:
+    """Standard deviation in a cube about every voxel, `z y x` float32."""
+    mean = scipy.ndimage.uniform_filter(block, _FLAT, mode="nearest")
+    square = scipy.ndimage.uniform_filter(block * block, _FLAT, mode="nearest")
+    return np.asarray(np.sqrt(np.maximum(square - mean * mean, 0)), np.float32)
+
+
+def check_resources(plan: ScanPlan, folder: Path, *, workers: int = 1) -> None:
+    """Refuse a scan that does not fit the disk or the memory of this machine.
 
     Raises
     ------
     ResourceError
     """
-    free = shutil.disk_usage(folder).free
-    needed = plan.disk_bytes()
+    free, needed = shutil.disk_usage(folder).free, plan.disk_bytes()
     if needed > free:
         raise ResourceError(
             f"expected at least {needed / 2**20:.0f} MiB of free disk for the scan",
             got=f"{free / 2**20:.0f} MiB in {folder}",
             hint="Free some space, choose another folder, or a larger --stride.",
         )
+    own = psutil.Process().memory_info().rss
+    memory, available = plan.memory_bytes(workers=workers), available_memory() + own
+    if memory > available:
+        raise ResourceError(
+            f"expected at least {memory / 2**30:.1f} GiB of memory for {workers} worker{'s' if workers > 1 else ''}",
+            got=f"{available / 2**30:.1f} GiB available",
+            hint="Use fewer --workers or smaller tiles (tile_points in the settings), or close other programs.",
+        )
+
+
+def available_memory() -> int:
+    """Bytes that a process may still take: what the machine has free, or the limit of its control group."""
+    free = int(psutil.virtual_memory().available)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    try:
+        return min(free, int(limit.read_text()) - int(used.read_text()))
+    except (OSError, ValueError):  # no control group, or "max": no limit
+        return free
+
+
+# ---------------------------------------------------------------- private
+
+
+def _same_datedb(path: Path, fingerprint: str, config: ScanConfig) -> DateDB:
+    datedb = open_datedb(path).in_scheme(config.scheme)
+    if datedb.fingerprint != fingerprint:
+        raise MismatchError(
+            "expected the DateDB with which the scan was planned",
+            got=f"another one in {path}",
+            hint="Leave a DateDB in place while it is used; give a new one another name.",
+        )
+    return datedb
+
+
+def _core(grid: WindowGrid, config: ScanConfig, embedder: Embedder) -> Shape:
+    """Lattice points per edge of a tile: whole cells, so that no cell is computed twice."""
+    cell = max(1, embedder.cell // config.stride_voxels)
+    wanted = config.tile_points or (12 if int(np.prod(grid.shape)) <= _SMALL_LATTICE else 24)
+    core = max(1, round(wanted / cell)) * cell
+    z, y, x = (min(core, size) for size in grid.shape)
+    return z, y, x
+
+
+def _provenance(
+    volume: Volume,
+    datedb: DateDB,
+    embedder: Embedder,
+    config: ScanConfig,
+    preflight: Preflight,
+    source: VolumeFile | None,
+    mask: Volume | None,
+) -> Provenance:
+    file = None if source is None else [fingerprint_file(source.path), source.z_range]
+    inputs = {
+        "volume": fingerprint_json([volume.shape, volume.voxel_size, volume.origin, file]),
+        "contrast": fingerprint_json([preflight.mean]),
+        "datedb": datedb.fingerprint,
+        "embedder": embedder.fingerprint,
+    }
+    if mask is not None:
+        inputs["mask"] = fingerprint_json([mask.shape, float(np.asarray(mask.data[mask.shape[0] // 2]).mean())])
+    return Provenance("cryoscan scan", config=config.model_dump(mode="json"), inputs=inputs)
+
+
+def _active(plan: ScanPlan) -> np.ndarray:
+    """Tiles near whose window centres something is stored, of the volume and of the mask."""
+    active = np.ones(plan.tiling.counts, bool)
+    for volume in (plan.volume, plan.mask):
+        stored = None if volume is None else stored_parts(volume.data)
+        if stored is not None and not stored.present.all():
+            active &= _tiles_that_touch(stored, plan)
+    return np.flatnonzero(active)
+
+
+def _tiles_that_touch(stored: "StoredParts", plan: ScanPlan) -> np.ndarray:
+    """Tiles whose window centres lie in or close to parts that are stored, `z y x` bool."""
+    touched = stored.present.astype(np.float32)
+    reach = max(2, plan.config.stride_voxels) + 4 * plan.blur / plan.embedder.voxel_size + 3
+    ratio = plan.embedder.voxel_size / plan.volume.voxel_size
+    for axis in range(3):
+        edges = np.minimum(np.arange(plan.tiling.counts[axis] + 1) * plan.tiling.core[axis], plan.grid.shape[axis])
+        first = plan.grid.first[axis] + (plan.grid.window - 1) / 2
+        low = ((edges[:-1] * plan.config.stride_voxels + first - reach) * ratio) // stored.size[axis]
+        high = (((edges[1:] - 1) * plan.config.stride_voxels + first + reach) * ratio) // stored.size[axis]
+        index = np.arange(stored.present.shape[axis])
+        matrix = (index >= low[:, None]) & (index <= high[:, None])
+        touched = np.moveaxis(np.tensordot(matrix.astype(np.float32), touched, axes=(1, axis)), 0, axis)
+    return np.asarray(touched > 0.5)
+
+
+def _flat_below(blocks: list[np.ndarray]) -> float:
+    """Spread that parts vacuum from specimen by Otsu's method; 0 where there are not clearly two kinds of places."""
+    from skimage.filters import threshold_otsu
+
+    spread = np.concatenate([local_spread(block)[::8, ::8, ::8].ravel() for block in blocks])
+    values = np.log(spread[spread > 0])
+    if values.size < 64 or np.ptp(values) < 1e-6:
+        return 0.0
+    threshold = float(threshold_otsu(values))
+    low, high = values[values <= threshold], values[values > threshold]
+    apart = min(low.size, high.size) >= 0.02 * values.size and np.exp(high.mean() - low.mean()) >= _TELLS_APART
+    return float(np.exp(threshold)) if apart else 0.0

@@ -16,7 +16,7 @@ from cryoscan.provenance import Provenance
 from cryoscan.units import Angstrom, Shape, Vector
 from cryoscan.volume import Volume
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +93,11 @@ class ScanResult:
         """Domain type per voxel of the scanned volume."""
         self._require_complete()
         return open_labels(self.path / "labels.zarr")
+
+    def instances(self) -> Volume:
+        """Number of the hit, or of the connected piece, that each voxel belongs to; 0 for none."""
+        self._require_complete()
+        return open_volume(self.path / "instances.zarr")
 
     def _require_complete(self) -> None:
         if not self.is_complete:

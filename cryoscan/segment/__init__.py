@@ -14,6 +14,7 @@ refuses masks of another map.
 All masks and labels lie on the grid of the map they came from.
 """
 
+from cryoscan.segment.components import join_blocks, label_block
 from cryoscan.segment.regions import (
     check_same_grid,
     component_at,
@@ -35,6 +36,8 @@ __all__ = [
     "contour_level",
     "group_regions",
     "grouping_step",
+    "join_blocks",
+    "label_block",
     "region_from_box",
     "region_from_labels",
     "region_from_sphere",

@@ -15,10 +15,16 @@ class ToyEmbedder:
     ----------
     window : Voxels
     voxel_size : Angstrom
+    needs_mask : bool
+        Whether a scan cuts places out before it names them.
     """
 
-    def __init__(self, window: Voxels = 8, voxel_size: Angstrom = 4.0) -> None:
-        self.window, self.voxel_size = window, float(voxel_size)
+    cell: Voxels = 1
+    halo: Voxels = 0
+    working_bytes: int = 2**20
+
+    def __init__(self, window: Voxels = 8, voxel_size: Angstrom = 4.0, *, needs_mask: bool = True) -> None:
+        self.window, self.voxel_size, self.needs_mask = window, float(voxel_size), needs_mask
         half = np.arange(window) - (window - 1) / 2
         z, y, x = np.meshgrid(half, half, half, indexing="ij")
         shell = np.floor(np.sqrt(z**2 + y**2 + x**2)).astype(int)

@@ -1,7 +1,6 @@
 """Laws of the scan: tiling does not matter (L1), a killed scan continues (L11), places are right (L3)."""
 
 import json
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -12,8 +11,8 @@ import zarr
 from cryoscan import Volume
 from cryoscan.datedb import DateDB
 from cryoscan.errors import ExistingOutputError, FormatError, GeometryError, MismatchError, MissingFileError
-from cryoscan.io import open_volume, write_volume
-from cryoscan.scan import RegionNamed, ScanConfig, ScanFinished, ScanResult, TileDone, open_scan, plan_scan, run_scan
+from cryoscan.io import VolumeFile, open_volume, write_volume
+from cryoscan.scan import ScanConfig, ScanFinished, ScanResult, TileDone, open_scan, plan_scan, run_scan
 from cryoscan.testing import ToyEmbedder, crowded_volume, toy_datedb
 
 Scene = tuple[Volume, list[tuple[str, tuple[float, float, float]]]]
@@ -62,7 +61,7 @@ def scene() -> Scene:
 
 
 def scan(
-    volume: Volume, path: Path, db: DateDB, embedder: ToyEmbedder, source: Path | None = None, **settings: object
+    volume: Volume, path: Path, db: DateDB, embedder: ToyEmbedder, source: VolumeFile | None = None, **settings: object
 ) -> ScanResult:
     config = ScanConfig.build(
         **{"stride_voxels": 2, "candidates": 2, "min_score": 0.9, "contour": 0.2, "resolution_A": 5.8, **settings}
@@ -198,7 +197,7 @@ def test_a_killed_scan_continues_and_equals_an_uninterrupted_one(
     plan = plan_scan(volume, datedb=db, embedder=embedder, config=config)
     total = len(plan.tiling)
     assert total > 3
-    events: Iterator[TileDone | RegionNamed | ScanFinished] = run_scan(plan, tmp_path / "part.scan")
+    events = run_scan(plan, tmp_path / "part.scan")
     list(islice(events, 2))
     events.close()  # type: ignore[attr-defined]
     assert not open_scan(tmp_path / "part.scan").is_complete
@@ -311,7 +310,7 @@ def test_what_is_no_scan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"\.scan folder"):
         open_scan(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"format": "cryoscan scan", "format_version": 77}))
-    with pytest.raises(FormatError, match="version 1; got 77"):
+    with pytest.raises(FormatError, match="version 2; got 77"):
         open_scan(tmp_path)
 
 
