@@ -10,6 +10,8 @@ from pydantic import BaseModel
 
 CONFIG_CLASSES = {
     "Scanning (`cryoscan scan --config`)": ("cryoscan.scan.config", "ScanConfig"),
+    "Scanning many volumes (`cryoscan batch --config`)": ("cryoscan.batch.config", "BatchConfig"),
+    "One volume of many (a list, or `overrides`)": ("cryoscan.batch.config", "VolumeSettings"),
     "Building a database (`cryoscan datedb build --config`)": ("cryoscan.datedb.config", "DateDBConfig"),
     "Benchmarks (`cryoscan benchmark`)": ("cryoscan.benchmark.config", "BenchmarkConfig"),
 }

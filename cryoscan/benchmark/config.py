@@ -10,7 +10,7 @@ from cryoscan.config import Config
 class BenchmarkConfig(Config):
     """What is asked, and how hard the questions are."""
 
-    kind: Literal["retrieval", "real_maps", "calibration", "mode2"]
+    kind: Literal["retrieval", "real_maps", "calibration", "mode2", "scaling"]
     """Simulated domains, or chains cut out of experimental maps; the latter uses `residues` alone."""
     residues: tuple[int, int] = (40, 300)
     """Smallest and largest query, residues."""
@@ -43,3 +43,13 @@ class BenchmarkConfig(Config):
     """Map → CATH type → residues of the domain in every chain of the map's model, e.g. ``2-135,411-525``."""
     d2: tuple[str, ...] = ()
     """Maps with the symmetry D2 about the middle of their grid, whose regions should repeat."""
+    parts: tuple[Literal["dense", "growth", "workers", "kills", "sparse"], ...] = (
+        "dense",
+        "growth",
+        "workers",
+        "kills",
+        "sparse",
+    )
+    """What is measured. Only for ``scaling``, as all below."""
+    shapes: tuple[tuple[int, int, int], ...] = ((128, 128, 128), (192, 192, 192), (256, 256, 256))
+    """Voxels (2.5 Å) of the volumes that are scanned."""

@@ -10,6 +10,7 @@ from cryoscan.benchmark.mode2 import run_mode2
 from cryoscan.benchmark.real_maps import run_real_maps
 from cryoscan.benchmark.result import BenchmarkProgress, BenchmarkResult
 from cryoscan.benchmark.retrieval import run_retrieval
+from cryoscan.benchmark.scaling import run_scaling
 from cryoscan.datedb import DateDB
 from cryoscan.embedding import Embedder
 from cryoscan.errors import MissingFileError
@@ -44,6 +45,9 @@ def run_benchmark(
     MismatchError
         If the DateDB was written by another embedder.
     """
+    if config.kind == "scaling":
+        yield from run_scaling(config)
+        return
     datedb.require(embedder)
     for folder in (data, queries):
         if folder is not None and not folder.is_dir():

@@ -21,6 +21,8 @@ from cryoscan.provenance import Provenance, fingerprint_arrays, fingerprint_json
 from cryoscan.units import Angstrom
 
 _QUERIES_AT_ONCE = 512
+_EXACT_UP_TO = 100_000  # entries; beyond, the index is faster than a product with all of them
+_NEAREST = 512
 _MOST_SIMILAR = 2000  # rows that are grouped by type for one query; far more than any list that is shown
 
 
@@ -69,7 +71,7 @@ class Assignment:
     scores : float32 array, `q k`
         Cosine to the representative of each.
     entries : int32 array, `q`
-        Index of the representative of the best type.
+        Index of the representative of the best type, -1 where it was not asked for.
     """
 
     types: np.ndarray
@@ -261,39 +263,74 @@ class DateDB:
         bank = self.banks[self.bank_for(resolution)]
         return np.asarray((vectors @ bank.T)[:, self._rows])
 
-    def assign(self, vectors: np.ndarray, *, top: int = 3, resolution: Angstrom | None = None) -> Assignment:
-        """The best types of many queries at once; exact, by chunked matrix products.
+    def assign(
+        self,
+        vectors: np.ndarray,
+        *,
+        top: int = 3,
+        resolution: Angstrom | None = None,
+        representatives: bool = True,
+        device: str = "cpu",
+    ) -> Assignment:
+        """The best types of many queries at once.
+
+        Exact, by chunked matrix products; of more than 100,000 entries only the nearest 512
+        of each query are looked at, which the FAISS index finds.
 
         Parameters
         ----------
         vectors : float array, `q d`
         top : int
             Types per query.
+        resolution : Angstrom, optional
+            Chooses the bank.
+        representatives : bool
+            Whether to find the best entry of the best type too; -1 otherwise.
+        device : str
+            Where torch multiplies.
         """
         vectors = self._checked(vectors)
-        sorted_bank = self._sorted_bank(self.bank_for(resolution))
-        order, starts = self._by_type
-        ends = np.append(starts[1:], len(order))
         top = min(top, len(self.types))
-        found_types, found_scores, found_entries = [], [], []
+        if len(self) > _EXACT_UP_TO:
+            return self._assign_nearest(vectors, top, resolution)
+        import torch
+
+        bank, lengths = self._on_device(self.bank_for(resolution), device)
+        order, starts = self._by_type
+        types, scores, entries = [], [], []
         for start in range(0, len(vectors), _QUERIES_AT_ONCE):
-            similarity = vectors[start : start + _QUERIES_AT_ONCE] @ sorted_bank.T
-            best = np.maximum.reduceat(similarity, starts, axis=1)
-            part = np.argpartition(-best, top - 1, axis=1)[:, :top]
-            scores = np.take_along_axis(best, part, axis=1)
-            rank = np.argsort(-scores, axis=1, kind="stable")
-            types = np.take_along_axis(part, rank, axis=1).astype(np.int32)
-            found_types.append(types)
-            found_scores.append(np.take_along_axis(scores, rank, axis=1))
-            representatives = [
-                starts[type_] + row[starts[type_] : ends[type_]].argmax()
-                for row, type_ in zip(similarity, types[:, 0], strict=True)
-            ]
-            found_entries.append(order[representatives].astype(np.int32))
-        if not found_types:
+            queries = torch.from_numpy(vectors[start : start + _QUERIES_AT_ONCE]).to(device)
+            similarity = bank @ queries.T  # entries q: each type is a run of rows
+            best = torch.segment_reduce(similarity, "max", lengths=lengths, axis=0)
+            ranked = torch.topk(best.T, top, dim=1)
+            types.append(ranked.indices.int().cpu().numpy())
+            scores.append(ranked.values.cpu().numpy())
+            entries.append(np.full(len(queries), -1, np.int32))
+            for query, type_ in enumerate(types[-1][:, 0] if representatives else ()):
+                rows = slice(starts[type_], starts[type_] + int(lengths[type_]))
+                entries[-1][query] = order[starts[type_] + int(similarity[rows, query].argmax())]
+        if not types:
             empty = np.zeros((0, top))
             return Assignment(empty.astype(np.int32), empty.astype(np.float32), np.zeros(0, np.int32))
-        return Assignment(np.concatenate(found_types), np.concatenate(found_scores), np.concatenate(found_entries))
+        return Assignment(np.concatenate(types), np.concatenate(scores), np.concatenate(entries))
+
+    def _assign_nearest(self, vectors: np.ndarray, top: int, resolution: Angstrom | None) -> Assignment:
+        """`assign` through the index: types beyond the nearest entries are left out, their cosine is -1."""
+        cosines, rows = self.nearest(vectors, top=_NEAREST, resolution=resolution)
+        owner, of_row = self._owners
+        types = np.full((len(vectors), top), -1, np.int32)
+        scores = np.full((len(vectors), top), -1, np.float32)
+        best = np.zeros(len(vectors), np.int32)
+        for query, (near, found) in enumerate(zip(rows, cosines, strict=True)):
+            entries = [(entry, cosine) for row, cosine in zip(near, found, strict=True) for entry in of_row[row]]
+            seen: dict[int, float] = {}
+            for entry, cosine in entries:
+                seen.setdefault(int(owner[entry]), float(cosine))
+            kept = list(seen.items())[:top]
+            types[query, : len(kept)] = [type_ for type_, _ in kept]
+            scores[query, : len(kept)] = [cosine for _, cosine in kept]
+            best[query] = entries[0][0]
+        return Assignment(types, scores, best)
 
     def nearest(
         self, vectors: np.ndarray, *, top: int, resolution: Angstrom | None = None
@@ -399,15 +436,29 @@ class DateDB:
         return self._indices[bank]
 
     @cached_property
-    def _sorted_banks(self) -> dict[float, np.ndarray]:
+    def _banks_on_device(self) -> dict[tuple[float, str], tuple[Any, Any]]:
         return {}
 
-    def _sorted_bank(self, bank: float) -> np.ndarray:
-        """Vector of every entry in the order of types, so that each type is one run of columns."""
-        if bank not in self._sorted_banks:
-            order, _ = self._by_type
-            self._sorted_banks[bank] = np.ascontiguousarray(self.banks[bank][self._rows[order]])
-        return self._sorted_banks[bank]
+    def _on_device(self, bank: float, device: str) -> tuple[Any, Any]:
+        """Vectors of a bank's entries in the order of types, so that each type is one run of rows, and the runs."""
+        if (bank, device) not in self._banks_on_device:
+            import torch
+
+            order, starts = self._by_type
+            vectors = torch.from_numpy(np.ascontiguousarray(self.banks[bank][self._rows[order]]))
+            lengths = torch.from_numpy(np.diff(np.append(starts, len(order))))
+            self._banks_on_device[bank, device] = vectors.to(device), lengths.to(device)
+        return self._banks_on_device[bank, device]
+
+    @cached_property
+    def _owners(self) -> tuple[np.ndarray, list[list[int]]]:
+        """Type of every entry, and the entries of every row."""
+        place = {key: index for index, key in enumerate(self.types)}
+        owner = np.array([place[entry.scheme, entry.type] for entry in self.entries])
+        of_row: list[list[int]] = [[] for _ in next(iter(self.banks.values()))]
+        for index, entry in enumerate(self.entries):
+            of_row[entry.row].append(index)
+        return owner, of_row
 
     @cached_property
     def _rows(self) -> np.ndarray:
@@ -416,8 +467,7 @@ class DateDB:
     @cached_property
     def _by_type(self) -> tuple[np.ndarray, np.ndarray]:
         """Entries sorted by type, and where each type starts."""
-        place = {key: index for index, key in enumerate(self.types)}
-        owner = np.array([place[entry.scheme, entry.type] for entry in self.entries])
+        owner, _ = self._owners
         order = np.argsort(owner, kind="stable")
         return order, np.searchsorted(owner[order], np.arange(len(self.types)))
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryoscan.errors import MismatchError
+from cryoscan.errors import ConfigError, MismatchError
 from cryoscan.provenance import fingerprint_file, write_atomically
-from cryoscan.scan.executors import Executor, InProcess, Outcome
+from cryoscan.scan.executors import Executor, InProcess, Outcome, disk_errors_said
 from cryoscan.scan.finish import FIND_PLACES, LabelsPainted, PlacesNamed, finish, places_to_find
 from cryoscan.scan.folder import alone_among_shards, exclusive, failures, finished_tiles, prepare
+from cryoscan.scan.places import forget_places_around, places_file
 from cryoscan.scan.plan import ScanPlan
 from cryoscan.scan.result import ScanResult, open_scan
 from cryoscan.scan.tile import SCAN_TILE
@@ -89,6 +90,8 @@ def run_scan(
 
     Raises
     ------
+    ConfigError
+        If a share is to overwrite.
     MismatchError
         If the folder holds a scan of other settings or inputs, or the volume changes meanwhile.
     ExistingOutputError
@@ -98,8 +101,14 @@ def run_scan(
     """
     path = Path(path).absolute()
     executor = executor or InProcess()
+    if overwrite and shard is not None:
+        raise ConfigError(
+            "expected --shard without --overwrite",
+            got="both",
+            hint="Remove the earlier scan before the first share starts: a later one would remove the others' work.",
+        )
     prepare(plan, path, overwrite=overwrite, workers=executor.workers)
-    with exclusive(path, shard=shard):
+    with disk_errors_said(path), exclusive(path, shard=shard):
         active = plan.active.tolist() if plan.scannable else []
         share = active if shard is None else active[shard[0] - 1 :: shard[1]]
         yield from _scan_tiles(plan, path, share, executor)
@@ -121,10 +130,12 @@ def _scan_tiles(plan: ScanPlan, path: Path, share: Sequence[int], executor: Exec
     done = finished_tiles(plan, path)
     waiting = [index for index in share if index not in done]
     for index in waiting:
-        _failure_file(path, index).unlink(missing_ok=True)
+        if _failure_file(path, index).exists():
+            forget_places_around(plan, path, index)
+            _failure_file(path, index).unlink()
     before = len(share) - len(waiting)
     start = time.monotonic()
-    watch = _Watch(plan, path)
+    watch = _Watch(plan, lambda number: path / "tiles" / str(number))
     for count, outcome in enumerate(executor.run(SCAN_TILE, plan, path, waiting), start=1):
         watch.saw(outcome)
         if outcome.error is not None:
@@ -137,14 +148,19 @@ def _scan_tiles(plan: ScanPlan, path: Path, share: Sequence[int], executor: Exec
 
 def _find_places(plan: ScanPlan, path: Path, executor: Executor) -> Iterator[PlacesNamed]:
     waiting, before = places_to_find(plan, path)
+    for index in waiting:
+        _failure_file(path, index).unlink(missing_ok=True)
     start = time.monotonic()
+    watch = _Watch(plan, lambda number: places_file(path, number))
     found = 0
     for count, outcome in enumerate(executor.run(FIND_PLACES, plan, path, waiting), start=1):
+        watch.saw(outcome)
         if outcome.error is not None:
             _note_failure(plan, path, outcome)
         found += outcome.value or 0
         left = (time.monotonic() - start) / count * (len(waiting) - count)
         yield PlacesNamed(before + count, before + len(waiting), left, found)
+    watch.look()
 
 
 # ---------------------------------------------------------------- what failed
@@ -167,8 +183,10 @@ def _note_failure(plan: ScanPlan, path: Path, outcome: Outcome) -> None:
 class _Watch:
     """Notices that the volume changes while it is scanned, and takes back what was done since it was last the same."""
 
-    def __init__(self, plan: ScanPlan, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._plan, self._path, self._clock = plan, path, clock
+    def __init__(
+        self, plan: ScanPlan, result: Callable[[int], Path], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._plan, self._result, self._clock = plan, result, clock
         self._print = None if plan.source is None else fingerprint_file(plan.source.path)
         self._unsure: list[int] = []
         self._last = clock()
@@ -186,7 +204,7 @@ class _Watch:
             self._unsure.clear()
             return
         for number in self._unsure:
-            (self._path / "tiles" / str(number)).unlink(missing_ok=True)
+            self._result(number).unlink(missing_ok=True)
         raise MismatchError(
             f"expected {self._plan.source.path} to stay as it is while it is scanned",
             got="a file that changed",

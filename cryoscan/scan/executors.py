@@ -7,6 +7,7 @@ costs its piece and nothing else.
 
 import errno
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -110,7 +111,7 @@ def _attempted(work: Work, plan: ScanPlan, path: Path, number: int, reading: "Fu
     except MemoryError as error:
         raise _no_memory(error) from error
     except (CryoscanError, OSError, RuntimeError, ValueError) as error:
-        _raise_if_fatal(error, path)
+        raise_if_fatal(error, path)
         return Outcome(number, error=_reason(error))
 
 
@@ -122,19 +123,24 @@ class Dask:
     client : distributed.Client
     threads : int
         Threads per worker for the arithmetic.
+    here : int
+        Workers on this machine, whose memory must suffice for them.
     patience : float
         Seconds after which a piece is taken as hanging if others take a twentieth of that or less.
     """
 
-    def __init__(self, client: "distributed.Client", *, threads: int = 1, patience: float = _PATIENCE) -> None:
+    def __init__(
+        self, client: "distributed.Client", *, threads: int = 1, here: int = 0, patience: float = _PATIENCE
+    ) -> None:
         self._client = client
         self._threads = threads
+        self._here = here
         self._patience = patience
 
     @property
     def workers(self) -> int:
-        """Workers at present; at least one, for they may still be on their way."""
-        return max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
+        """See `Executor`; this process itself looks at tiles too while it plans."""
+        return max(1, self._here)
 
     def run(self, work: Work, plan: ScanPlan, path: Path, numbers: Sequence[int]) -> Iterator[Outcome]:
         """See `Executor`."""
@@ -146,7 +152,7 @@ class Dask:
         running: dict[Any, tuple[int, int, float]] = {}
         longest = 0.0
         while waiting or running:
-            while waiting and len(running) < _PER_WORKER * self.workers:
+            while waiting and len(running) < _PER_WORKER * max(1, self._present()):
                 number, attempt = waiting.popleft()
                 future = self._client.submit(_do, work, opened, path, number, pure=False, retries=0)
                 running[future] = (number, attempt, time.monotonic())
@@ -161,14 +167,18 @@ class Dask:
                     yield Outcome(number, future.result())
                     continue
                 error = _error_of(future)
-                _raise_if_fatal(error, path)
-                if isinstance(error, MismatchError):
+                raise_if_fatal(error, path)
+                if isinstance(error, MismatchError) or (isinstance(error, CryoscanError) and opened.status == "error"):
                     raise error
                 if isinstance(error, CryoscanError) or attempt == _ATTEMPTS:
                     yield Outcome(number, error=_reason(error))
                 else:
                     waiting.append((number, attempt + 1))
             self._free_the_hanging(running, waiting, max(self._patience, _PATIENCE_FACTOR * longest))
+
+    def _present(self) -> int:
+        """Workers everywhere; none if they are still on their way."""
+        return len(self._client.scheduler_info(n_workers=-1)["workers"])
 
     def _free_the_hanging(
         self, running: dict[Any, tuple[int, int, float]], waiting: deque[tuple[int, int]], patience: float
@@ -210,7 +220,7 @@ def local_workers(count: int, *, patience: float = _PATIENCE) -> Iterator[Dask]:
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
-        yield Dask(client, threads=max(1, cores // count), patience=patience)
+        yield Dask(client, threads=max(1, cores // count), here=count, patience=patience)
 
 
 @contextmanager
@@ -257,12 +267,13 @@ def _quiet() -> Iterator[None]:
 
 def _open_plan(content: bytes, threads: int) -> ScanPlan:
     """Runs on a worker: open what the plan is about."""
-    import torch
     from distributed.protocol.pickle import loads
 
-    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # for libraries that are loaded later
     plan = loads(content)
     assert isinstance(plan, ScanPlan)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
     return plan
 
 
@@ -282,8 +293,32 @@ def _error_of(future: Any) -> BaseException:
     return error if isinstance(error, BaseException) else RuntimeError(f"the work was {future.status}")
 
 
-def _raise_if_fatal(error: BaseException, path: Path) -> None:
-    """A full or read-only disk fails every piece: stop at once."""
+@contextmanager
+def disk_errors_said(path: Path) -> Iterator[None]:
+    """Say in three parts that a folder cannot be written.
+
+    Raises
+    ------
+    ResourceError
+        If the disk is full or read-only, or the folder is gone.
+    """
+    try:
+        yield
+    except CryoscanError:
+        raise
+    except OSError as error:
+        raise_if_fatal(error, path)
+        raise
+
+
+def raise_if_fatal(error: BaseException, path: Path) -> None:
+    """A disk that is full or read-only, or a folder that is gone, fails every piece: stop at once."""
+    if not path.is_dir():
+        raise ResourceError(
+            f"expected the folder {path} to stay while it is written",
+            got="none: somebody removed or renamed it",
+            hint="Give the same command again to start anew.",
+        ) from error
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _FATAL:

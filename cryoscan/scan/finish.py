@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
+from cryoscan.errors import ResourceError
 from cryoscan.hits import Hits
 from cryoscan.io import build_pyramid, create_zarr, open_zarr_array
 from cryoscan.labels import LabelClass
@@ -151,6 +152,7 @@ def finish(
         places = _apart(_table(plan, path, sorted(i for i, r in reports.items() if r.windows)), plan)
         named = places.take(_is_named(plan, places.score, places.margin, threshold))
     hits = _hits(plan, named)
+    (path / "summary.json").unlink(missing_ok=True)  # of an earlier run, whose labels go
     yield from _paint_all(plan, path, named, threshold, executor)
     write_atomically(path / "hits.json", hits_to_json(hits))
     windows = sum(report.windows for report in reports.values())
@@ -252,10 +254,14 @@ def _paint_all(
     before, start = len(touched) - len(waiting), time.monotonic()
     for count, outcome in enumerate(executor.run(PAINT, plan, part, waiting), start=1):
         if outcome.error is not None:
-            raise RuntimeError(f"block {outcome.number} of the labels: {outcome.error}")
+            raise ResourceError(
+                f"expected to write block {outcome.number} of the labels",
+                got=outcome.error,
+                hint="Give the same command again: only this step is left to do.",
+            )
         left = (time.monotonic() - start) / count * (len(waiting) - count)
         yield LabelsPainted(before + count, len(touched), left)
-    if not plan.embedder.needs_mask:
+    if not plan.embedder.needs_mask and (part / "labels.zarr").exists():
         join_blocks(
             open_zarr_array(part / "labels.zarr"),
             open_zarr_array(part / "pieces.zarr"),
@@ -263,13 +269,13 @@ def _paint_all(
             [blocks.box(number) for number in touched],
         )
     for name in ("labels.zarr", "instances.zarr"):
-        build_pyramid(part / name, average=False)
-        old = part / f"old-{name}"
-        if (path / name).exists():
-            (path / name).rename(old)
-        (part / name).rename(path / name)
-    shutil.rmtree(part)
-    for stale in path.glob("labels.*.part"):
+        if (part / name).exists():  # else it was put in place before this step was stopped
+            build_pyramid(part / name, average=False)
+            if (path / name).exists():
+                (path / name).rename(part / f"old-{name}")
+            (part / name).rename(path / name)
+    part.rename(part.with_suffix(".done"))  # never half a folder that looks like work to go on with
+    for stale in path.glob("labels.*.*"):
         shutil.rmtree(stale)
 
 

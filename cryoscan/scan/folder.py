@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cryoscan.errors import ExistingOutputError, MismatchError, ResourceError
+from cryoscan.errors import CryoscanError, ExistingOutputError, MismatchError, ResourceError
 from cryoscan.io import create_zarr, open_zarr_array
 from cryoscan.provenance import Provenance, write_atomically
 from cryoscan.scan.plan import ScanPlan, check_resources
@@ -55,31 +55,37 @@ def prepare(plan: ScanPlan, path: Path, *, overwrite: bool, workers: int = 1) ->
     """
     manifest = path / "manifest.json"
     if path.exists() and not manifest.is_file() and any(path.iterdir() if path.is_dir() else [path]):
-        raise ExistingOutputError(
-            "expected a new name or an unfinished scan", got=f"{path}, which is something else", hint="Choose another."
-        )
-    if manifest.is_file() and not overwrite:
+        raise _something_else(path)
+    begun = manifest.is_file()
+    if begun and not overwrite:
         _check_same(plan, path)
         return
+    if begun:
+        _read_manifest(path)  # nothing but a scan is replaced
     beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
+    gone = beside.with_suffix(".old")
     try:
         (beside / "tiles").mkdir(parents=True)
         (beside / "places").mkdir()
+        (beside / "candidates").mkdir()
         check_resources(plan, beside, workers=workers)
         _create_arrays(plan, beside)
         write_manifest(plan, beside)
-        if path.exists():
+        if begun:
             with exclusive(path):
-                shutil.rmtree(path)
+                path.rename(gone)
         with contextlib.suppress(OSError):  # another shard of the same scan was faster: its folder is as good
             beside.rename(path)
         if not manifest.is_file():
             beside.rename(path)
         _check_same(plan, path)
+    except CryoscanError:
+        raise
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def write_manifest(plan: ScanPlan, path: Path) -> None:
@@ -146,6 +152,8 @@ def file_sizes(plan: ScanPlan, path: Path, index: int) -> tuple[int, ...]:
     files += [f"topk.zarr/{name}/c/0/{z}/{y}/{x}" for name in ("types", "scores")]
     if plan.config.keep_embeddings:
         files.append(f"embeddings.zarr/c/{z}/{y}/{x}/0")
+    if not plan.embedder.needs_mask:
+        files.append(f"candidates/{index}.npz")
     return tuple(_size(path / file) for file in files)
 
 
@@ -188,7 +196,7 @@ def write_embeddings(path: Path, box: Box, vectors: np.ndarray) -> None:
     """Write the vectors of a box of lattice points as bytes, `z y x d`; only their direction is kept."""
     import zarr
 
-    longest = np.abs(vectors).max(axis=-1, keepdims=True)
+    longest = np.abs(vectors).max(axis=-1, keepdims=True).astype(np.float32)
     packed = np.rint(vectors * (127 / np.where(longest > 0, longest, 1))).astype(np.int8)
     zarr.open_array(path / "embeddings.zarr", mode="r+")[box] = packed
 
@@ -245,11 +253,8 @@ def exclusive(path: Path, *, shard: tuple[int, int] | None = None) -> Iterator[N
     """
     whole = _Lock(path / "lock")
     try:
-        if shard is None:
-            whole.take(shared=False)
-            whole.sign()
-        else:
-            whole.take(shared=True)
+        whole.take(shared=shard is not None)
+        whole.sign("" if shard is None else f", share {shard[0]}/{shard[1]}")
         yield
     finally:
         whole.release()
@@ -292,10 +297,10 @@ class _Lock:
                 hint="Wait for it, stop it, or choose another name; to work together, start all with --shard i/n.",
             ) from error
 
-    def sign(self) -> None:
+    def sign(self, more: str) -> None:
         assert self._handle is not None
         os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        os.pwrite(self._handle, f"process {os.getpid()} on {socket.gethostname()}{more}".encode(), 0)
 
     def release(self) -> None:
         if self._handle is not None:
@@ -307,7 +312,7 @@ class _Lock:
 
 
 def _check_same(plan: ScanPlan, path: Path) -> None:
-    stored: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    stored = _read_manifest(path)
     if stored.get("format_version") != FORMAT_VERSION:
         raise ExistingOutputError(
             f"expected a scan of format version {FORMAT_VERSION}",
@@ -328,6 +333,22 @@ def _check_same(plan: ScanPlan, path: Path) -> None:
             got=f"{path}, which is complete",
             hint="Export it with `cryoscan export`, or pass --overwrite to scan again.",
         )
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        stored: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        if stored["format"] != "cryoscan scan":
+            raise KeyError("format")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _something_else(path) from error
+    return stored
+
+
+def _something_else(path: Path) -> ExistingOutputError:
+    return ExistingOutputError(
+        "expected a new name or an unfinished scan", got=f"{path}, which is something else", hint="Choose another."
+    )
 
 
 def _cannot_write(path: Path, error: OSError) -> ResourceError:

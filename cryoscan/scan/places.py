@@ -3,11 +3,13 @@
 A lattice window sees what lies around a molecule as well. An embedder that neighbours confuse
 (`Embedder.needs_mask`) is shown each place a second time: its surroundings are segmented like
 a map (watershed and grouping), and every group of a protein's size that holds the place is
-embedded alone. What a place was embedded as is stored, so that names can be given again under
-another database or other thresholds without the volume.
+embedded alone. For other embedders the vector of the lattice point is as good as any. What a
+place was embedded as is stored, so that names can be given again under another database or
+other thresholds without the volume.
 """
 
 import io
+import itertools
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import scipy.ndimage
 
+from cryoscan.embedding import unit_rows
 from cryoscan.errors import FormatError
 from cryoscan.hits import NAMED_FROM_COSINE
 from cryoscan.provenance import write_atomically
@@ -81,14 +84,52 @@ def find_places(plan: ScanPlan, path: Path, index: int) -> Places:
     """Cut out and embed the places of a tile; of the volume's own noise if `index` is `NULL`."""
     if index == NULL:
         return _null_places(plan)
-    return _cut_out(plan, peaks(plan, path, plan.tiling.box(index)))
+    points = peaks(plan, path, plan.tiling.box(index))
+    return _cut_out(plan, points) if plan.embedder.needs_mask else _of_candidates(plan, path, index, points)
 
 
-def add_places(plan: ScanPlan, places: Places, points: np.ndarray) -> Places:
-    """The regions of some lattice points: those that are known, and the others cut out of the volume."""
+def write_candidates(plan: ScanPlan, path: Path, index: int, score: np.ndarray, vectors: np.ndarray) -> None:
+    """Keep the vectors of the points of a tile that are the best around, as far as the tile can tell.
+
+    Its neighbours may know better ones, so these are somewhat more than its `peaks`.
+    """
+    top = _is_peak(score, _reach(plan)) & (score > 0)
+    points = np.argwhere(top) + [part.start for part in plan.tiling.box(index)]
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, point=points, vector=vectors[top])
+    write_atomically(path / "candidates" / f"{index}.npz", stream.getvalue())
+
+
+def _of_candidates(plan: ScanPlan, path: Path, index: int, points: np.ndarray) -> Places:
+    """Places with the vectors that the lattice had there."""
+    with np.load(path / "candidates" / f"{index}.npz", allow_pickle=False) as stored:
+        every, vectors = stored["point"], stored["vector"]
+    row = {tuple(point): number for number, point in enumerate(every.tolist())}
+    return _on_lattice(plan, points, vectors[[row[tuple(point)] for point in points.tolist()]])
+
+
+def _on_lattice(plan: ScanPlan, points: np.ndarray, vectors: np.ndarray) -> Places:
+    if not len(points):
+        return _none(plan)
+    step, origin = plan.lattice_geometry
+    starts = points * plan.config.stride_voxels + np.asarray(plan.grid.first)
+    masks = np.zeros((len(points), 0, 0, 0), bool)
+    return Places(points, points * step + np.asarray(origin), starts, vectors.astype(np.float16), masks)
+
+
+def add_places(plan: ScanPlan, path: Path, places: Places, points: np.ndarray) -> Places:
+    """The regions of some lattice points: those that are known, and the others from kept vectors or the volume."""
     known = {tuple(point) for point in places.point.tolist()}
     new = np.array([point for point in points.tolist() if tuple(point) not in known], np.int64).reshape(-1, 3)
-    return _joined([places.at(points), _cut_out(plan, new)], plan)
+    if plan.config.keep_embeddings and not plan.embedder.needs_mask:
+        import zarr
+
+        stored = zarr.open_array(path / "embeddings.zarr", mode="r")
+        vectors = [np.asarray(stored[z, y, x], np.float32) for z, y, x in new.tolist()]
+        added = _on_lattice(plan, new, unit_rows(np.array(vectors).reshape(len(new), plan.embedder.dim)))
+    else:
+        added = _cut_out(plan, new) if plan.source is not None else _none(plan)
+    return _joined([places.at(points), added], plan)
 
 
 def _cut_out(plan: ScanPlan, points: np.ndarray) -> Places:
@@ -105,13 +146,23 @@ def peaks(plan: ScanPlan, path: Path, box: Box) -> np.ndarray:
     for what is cut out around them. The neighbouring tiles are looked at too, so that the
     answer does not depend on where tiles end.
     """
-    step, _ = plan.lattice_geometry
-    reach = max(1, int(plan.config.min_distance_A / step / 2))
+    reach = _reach(plan)
     around = [slice(part.start - reach, part.stop + reach) for part in box]
     score = read_lattice(path, "score", around)
-    top = (score == scipy.ndimage.maximum_filter(score, size=2 * reach + 1)) & (score > 0)
+    top = _is_peak(score, reach) & (score > 0)
     inner = (slice(reach, -reach),) * 3
     return np.argwhere(top[inner]) + [part.start for part in box]
+
+
+def _reach(plan: ScanPlan) -> int:
+    """Lattice points to each side that a peak is compared with."""
+    step, _ = plan.lattice_geometry
+    return max(1, int(plan.config.min_distance_A / step / 2))
+
+
+def _is_peak(score: np.ndarray, reach: int) -> np.ndarray:
+    best = scipy.ndimage.maximum_filter(score, size=2 * reach + 1, mode="constant", cval=-np.inf)
+    return np.asarray(score == best)
 
 
 # ---------------------------------------------------------------- on disk
@@ -131,13 +182,13 @@ def write_places(plan: ScanPlan, path: Path, index: int, places: Places) -> None
         mask=np.frombuffer(zlib.compress(packed.tobytes(), 1), np.uint8),
         edges=np.array(places.mask.shape[1:]),
     )
-    write_atomically(_file(path, index), stream.getvalue())
+    write_atomically(places_file(path, index), stream.getvalue())
 
 
 def read_places(plan: ScanPlan, path: Path, index: int, *, of_any_plan: bool = False) -> Places | None:
     """The regions of a tile; None if they are not there, damaged, or of another plan."""
     try:
-        with np.load(_file(path, index), allow_pickle=False) as stored:
+        with np.load(places_file(path, index), allow_pickle=False) as stored:
             if not of_any_plan and stored["signature"].tobytes().decode() != _signature(plan):
                 return None
             n, edges = len(stored["point"]), stored["edges"]
@@ -148,7 +199,19 @@ def read_places(plan: ScanPlan, path: Path, index: int, *, of_any_plan: bool = F
         return None
 
 
-def _file(path: Path, index: int) -> Path:
+def forget_places_around(plan: ScanPlan, path: Path, index: int) -> None:
+    """Drop the places of the tiles that looked at a tile's scores, since these were missing."""
+    reach = _reach(plan)
+    ranges = [
+        range(max(0, part.start - reach) // core, min((part.stop - 1 + reach) // core + 1, count))
+        for part, core, count in zip(plan.tiling.box(index), plan.tiling.core, plan.tiling.counts, strict=True)
+    ]
+    for place in itertools.product(*ranges):
+        places_file(path, int(np.ravel_multi_index(place, plan.tiling.counts))).unlink(missing_ok=True)
+
+
+def places_file(path: Path, index: int) -> Path:
+    """Where the places of a tile are kept."""
     return path / "places" / ("null.npz" if index == NULL else f"{index}.npz")
 
 
@@ -304,8 +367,10 @@ def best_of_places(plan: ScanPlan, places: Places) -> Named:
 
 
 def _null_places(plan: ScanPlan) -> Places:
+    if not plan.embedder.needs_mask:
+        return _null_lattice(plan)
     rng = np.random.default_rng(0)
-    edge = mask_edge(plan) or plan.embedder.window
+    edge = mask_edge(plan)
     probes = probe_blocks(plan, per_axis=2)
     parts: list[Places] = []
     for probe in probes:
@@ -323,6 +388,26 @@ def _null_places(plan: ScanPlan) -> Places:
         parts.append(_embedded(plan, np.array(points), blocks) if points else _none(plan))
     joined = _joined(parts, plan)
     return replace(joined, mask=np.zeros((len(joined), 0, 0, 0), bool))
+
+
+def _null_lattice(plan: ScanPlan) -> Places:
+    """The best points of lattices over scrambled noise."""
+    rng = np.random.default_rng(0)
+    stride, more = plan.config.stride_voxels, plan.embedder.window + 2 * plan.embedder.halo
+    points, found = [], []
+    for number, probe in enumerate(probe_blocks(plan, per_axis=2)):
+        data = scrambled(probe.load(), rng)
+        data = np.pad(data, [(0, max(0, more - size)) for size in data.shape])
+        whole = tuple(slice(0, more + (size - more) // stride * stride) for size in data.shape)
+        vectors = plan.embedder.embed_dense(data[whole], stride=stride)
+        answer = plan.datedb.assign(
+            vectors.reshape(-1, vectors.shape[-1]), top=1, resolution=plan.bank, representatives=False
+        )
+        score = np.where(vectors.any(axis=-1), answer.scores[:, 0].reshape(vectors.shape[:3]), 0)
+        top = _is_peak(score, _reach(plan)) & (score > 0)
+        found.append(vectors[top])
+        points += [[number, place, 0] for place in range(int(top.sum()))]  # only tells the places apart
+    return _on_lattice(plan, np.array(points, np.int64).reshape(-1, 3), np.concatenate(found))
 
 
 def scrambled(data: np.ndarray, rng: np.random.Generator) -> np.ndarray:

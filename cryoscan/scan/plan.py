@@ -125,6 +125,11 @@ class ScanPlan:
         return max(1, self.embedder.cell // self.config.stride_voxels)
 
     @property
+    def flat_edge(self) -> int:
+        """Edge of the cubes whose spread is looked at, voxels; no more than a window sees with its halo."""
+        return min(_FLAT, 2 * (self.embedder.window // 2 + self.embedder.halo))
+
+    @property
     def signature(self) -> str:
         """Identifies the inputs and all settings that the tiles depend on; done-markers carry it."""
         settings = {k: v for k, v in self.provenance.config.items() if k not in ScanConfig.labelling}
@@ -153,7 +158,7 @@ class ScanPlan:
         edges = [(core - 1) * stride + window + 2 * halo for core in self.tiling.core]
         block = int(np.prod(edges)) * 4 * _WORKING_COPIES
         points = int(np.prod(self.tiling.core))
-        vectors = min(points, self.cell**3 if self.cell > 1 else points) * self.embedder.dim * 4
+        vectors = min(points, self.cell**3 if self.embedder.cell > 1 else points) * self.embedder.dim * 4
         answers = points * (8 + 8 * self.config.candidates)
         return block + vectors + answers + self.embedder.working_bytes + self.datedb.search_bytes(self.bank)
 
@@ -302,7 +307,7 @@ def plan_scan(
     blocks = [block.load() for block in probe_blocks(plan)]
     if config.contour is None:
         plan = replace(plan, contour=contour_level(np.concatenate([block.ravel() for block in blocks])))
-    return replace(plan, flat=_flat_below(blocks)) if config.skip_flat else plan
+    return replace(plan, flat=_flat_below(blocks, plan.flat_edge)) if config.skip_flat else plan
 
 
 def probe_blocks(plan: ScanPlan, *, per_axis: int = 3) -> list[Volume]:
@@ -331,10 +336,10 @@ def probe_blocks(plan: ScanPlan, *, per_axis: int = 3) -> list[Volume]:
     return [plan.read_working((z, y, x)) for z, y, x in boxes]
 
 
-def local_spread(block: np.ndarray) -> np.ndarray:
-    """Standard deviation in a cube about every voxel, `z y x` float32."""
-    mean = scipy.ndimage.uniform_filter(block, _FLAT, mode="nearest")
-    square = scipy.ndimage.uniform_filter(block * block, _FLAT, mode="nearest")
+def local_spread(block: np.ndarray, edge: int) -> np.ndarray:
+    """Standard deviation in a cube of some edge (voxels) about every voxel, `z y x` float32."""
+    mean = scipy.ndimage.uniform_filter(block, edge, mode="nearest")
+    square = scipy.ndimage.uniform_filter(block * block, edge, mode="nearest")
     return np.asarray(np.sqrt(np.maximum(square - mean * mean, 0)), np.float32)
 
 
@@ -442,11 +447,11 @@ def _tiles_that_touch(stored: "StoredParts", plan: ScanPlan) -> np.ndarray:
     return np.asarray(touched > 0.5)
 
 
-def _flat_below(blocks: list[np.ndarray]) -> float:
+def _flat_below(blocks: list[np.ndarray], edge: int) -> float:
     """Spread that parts vacuum from specimen by Otsu's method; 0 where there are not clearly two kinds of places."""
     from skimage.filters import threshold_otsu
 
-    spread = np.concatenate([local_spread(block)[::8, ::8, ::8].ravel() for block in blocks])
+    spread = np.concatenate([local_spread(block, edge)[::8, ::8, ::8].ravel() for block in blocks])
     values = np.log(spread[spread > 0])
     if values.size < 64 or np.ptp(values) < 1e-6:
         return 0.0

@@ -183,7 +183,7 @@ def _from_vectors(plan: ScanPlan, path: Path, box: Box) -> tuple[np.ndarray, np.
     k = plan.config.candidates
     types, scores = np.full((k, *alive.shape), -1, np.int32), np.zeros((k, *alive.shape), np.float32)
     if alive.any():
-        found = plan.datedb.assign(unit_rows(vectors[alive]), top=k, resolution=plan.bank)
+        found = plan.datedb.assign(unit_rows(vectors[alive]), top=k, resolution=plan.bank, representatives=False)
         types[: found.types.shape[1], alive] = found.types.T
         scores[: found.scores.shape[1], alive] = found.scores.T
     return types, scores
@@ -209,7 +209,7 @@ def _places_again(plan: ScanPlan, path: Path) -> Iterator[PlacesNamed]:
             places = read_places(plan, path, index, of_any_plan=True)
             if places is not None and index != NULL:
                 wanted = peaks(plan, path, plan.tiling.box(index))
-                places = add_places(plan, places, wanted) if plan.source is not None else places.at(wanted)
+                places = add_places(plan, path, places, wanted)
             if places is not None:
                 write_places(plan, path, index, places)
                 total += len(places)

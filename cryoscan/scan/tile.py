@@ -11,6 +11,7 @@ import scipy.ndimage
 from cryoscan.errors import FormatError
 from cryoscan.scan.executors import Work
 from cryoscan.scan.folder import TileReport, file_sizes, mark_tile, write_embeddings, write_lattice
+from cryoscan.scan.places import write_candidates
 from cryoscan.scan.plan import ScanPlan, Speed, local_spread
 from cryoscan.tiles import Tiling
 from cryoscan.units import Box
@@ -46,8 +47,8 @@ class Answers:
     types : int32 array, `k z y x`
         Indices into the database's types, best first; -1 where there is none.
     scores : float32 array, `k z y x`
-    vectors : float32 array, `z y x d`, optional
-        If they are to be kept.
+    vectors : float16 array, `z y x d`, optional
+        If anything needs them later.
     windows : int
         Points that were embedded.
     """
@@ -65,14 +66,15 @@ def answer_tile(plan: ScanPlan, index: int, block: np.ndarray) -> Answers:
     k = plan.config.candidates
     types = np.full((k, *shape), -1, np.int32)
     scores = np.zeros((k, *shape), np.float32)
-    kept = np.zeros((*shape, plan.embedder.dim), np.float32) if plan.config.keep_embeddings else None
+    wanted = plan.config.keep_embeddings or not plan.embedder.needs_mask
+    kept = np.zeros((*shape, plan.embedder.dim), np.float16) if wanted else None
     windows = 0
     for cell, part in _cells(plan, shape, block):
         occupied = _occupied(plan, part, box, cell)
         if not occupied.any():
             continue
         vectors = _embed(plan, part, occupied)
-        found = plan.datedb.assign(vectors, top=k, resolution=plan.bank)
+        found = plan.datedb.assign(vectors, top=k, resolution=plan.bank, representatives=False)
         alive = np.linalg.norm(vectors, axis=1) > 0
         z, y, x = (np.argwhere(occupied)[alive] + [c.start for c in cell]).T
         types[: found.types.shape[1], z, y, x] = found.types[alive].T
@@ -90,8 +92,10 @@ def scan_tile(plan: ScanPlan, path: Path, index: int, block: np.ndarray) -> Tile
     box = plan.tiling.box(index)
     if answers.windows:
         write_lattice(plan, path, box, answers.types, answers.scores)
-        if answers.vectors is not None:
+        if answers.vectors is not None and plan.config.keep_embeddings:
             write_embeddings(path, box, answers.vectors)
+        if answers.vectors is not None and not plan.embedder.needs_mask:
+            write_candidates(plan, path, index, answers.scores[0], answers.vectors)
     sizes = file_sizes(plan, path, index)
     report = TileReport(plan.signature, answers.windows, time.process_time() - start, sizes)
     mark_tile(path, index, report)
@@ -129,7 +133,7 @@ def _cells(plan: ScanPlan, shape: tuple[int, ...], block: np.ndarray) -> Iterato
     depend on the tile. An embedder whose windows are independent gets the tile at once.
     """
     z, y, x = shape
-    core = (z, y, x) if plan.cell == 1 else (min(plan.cell, z), min(plan.cell, y), min(plan.cell, x))
+    core = (z, y, x) if plan.embedder.cell == 1 else (min(plan.cell, z), min(plan.cell, y), min(plan.cell, x))
     stride, more = plan.config.stride_voxels, plan.embedder.window + 2 * plan.embedder.halo
     for cell in Tiling((z, y, x), core):
         yield cell, block[tuple(slice(c.start * stride, (c.stop - 1) * stride + more) for c in cell)]
@@ -138,15 +142,17 @@ def _cells(plan: ScanPlan, shape: tuple[int, ...], block: np.ndarray) -> Iterato
 def _occupied(plan: ScanPlan, part: np.ndarray, tile: Box, cell: Box) -> np.ndarray:
     """Lattice points of a cell that may have protein close to their centre, `z y x` bool.
 
-    Close means within the stride: what lies between is seen by a neighbour.
+    Close means within the stride, for what lies between is seen by a neighbour; but nothing
+    beyond the window is looked at, for where a tile ends must not matter.
     """
     window, stride, halo = plan.embedder.window, plan.config.stride_voxels, plan.embedder.halo
     middle = window // 2 + halo
     points = tuple(slice(middle, middle + (c.stop - c.start - 1) * stride + 1, stride) for c in cell)
-    above = scipy.ndimage.maximum_filter(part, size=2 * max(2, stride), mode="constant", cval=-np.inf)[points]
+    reach = min(max(2, stride), middle)
+    above = scipy.ndimage.maximum_filter(part, size=2 * reach, mode="constant", cval=-np.inf)[points]
     occupied = np.asarray(above > plan.contour)
     if plan.flat > 0 and occupied.any():
-        occupied &= local_spread(part)[points] > plan.flat
+        occupied &= local_spread(part, plan.flat_edge)[points] > plan.flat
     if plan.mask is not None and occupied.any():
         occupied &= _inside_mask(plan, tile, cell)
     return occupied
@@ -171,7 +177,7 @@ def _embed(plan: ScanPlan, part: np.ndarray, points: np.ndarray) -> np.ndarray:
     Where windows are independent and few of them are wanted, they are embedded one by one.
     """
     stride, edge = plan.config.stride_voxels, plan.embedder.window
-    if plan.cell > 1 or points.mean() > 0.5:
+    if plan.embedder.cell > 1 or points.mean() > 0.5:
         return plan.embedder.embed_dense(part, stride=stride)[points]
     views = np.lib.stride_tricks.sliding_window_view(part, (edge, edge, edge))[::stride, ::stride, ::stride]
     places = np.argwhere(points)
