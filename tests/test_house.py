@@ -20,8 +20,11 @@ CONFIGS = sorted(ROOT.glob("configs/*/*.yaml"))
 
 CONFIG_CLASSES = {
     "scan": ("cryoscan.scan.config", "ScanConfig"),
+    "batch": ("cryoscan.batch.config", "BatchConfig"),
+    "cluster": ("cryoscan.scan.cluster", "ClusterConfig"),
     "datedb": ("cryoscan.datedb.config", "DateDBConfig"),
     "benchmark": ("cryoscan.benchmark.config", "BenchmarkConfig"),
+    "tower": ("cryoscan.models.tower_settings", "TowerSettings"),
 }
 COMMANDS = {
     "info",
@@ -35,6 +38,8 @@ COMMANDS = {
     "segment",
     "identify",
     "scan",
+    "batch",
+    "relabel",
     "export",
     "demo",
     "benchmark",

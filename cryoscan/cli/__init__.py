@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cryoscan.cli import benchmark, datedb, demo, export, identify, info, scan, segment, simulate
+from cryoscan.cli import batch, benchmark, datedb, demo, export, identify, info, relabel, scan, segment, simulate
 from cryoscan.errors import CryoscanError
 
 __all__ = ["app", "main"]
@@ -25,6 +25,8 @@ app = typer.Typer(
 app.command("info")(info.info)
 app.command("identify")(identify.identify)
 app.command("scan")(scan.scan)
+app.command("relabel")(relabel.relabel)
+app.command("batch")(batch.batch)
 app.command("export")(export.export)
 app.command("segment")(segment.segment)
 app.add_typer(datedb.app, name="datedb")

@@ -1,6 +1,7 @@
 """What the words of a command line mean: volumes and their odd headers, and the region of a map to name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from cryoscan.volume import Volume
 
 if TYPE_CHECKING:
     from cryoscan.datedb import DateDB
+    from cryoscan.scan import Executor
     from cryoscan.workflows import RegionMask
 
 _SAME_SIZE = 0.01
@@ -167,6 +169,25 @@ def parse_center(text: str) -> Vector:
             "expected a place such as 120.5,88,64", got=f"'{text}'", hint="Write --center x,y,z in Å, without blanks."
         ) from error
     return z, y, x
+
+
+@contextmanager
+def executor_for(workers: int | None, scheduler: str | None, cluster: Path | None) -> "Iterator[Executor]":
+    """Who does the work of a scan."""
+    from cryoscan.scan import InProcess, local_workers, scheduler_workers
+    from cryoscan.scan.cluster import ClusterConfig, cluster_workers
+
+    if workers is not None and workers > 1:
+        with local_workers(workers) as local:
+            yield local
+    elif scheduler is not None:
+        with scheduler_workers(scheduler) as remote:
+            yield remote
+    elif cluster is not None:
+        with cluster_workers(ClusterConfig.read(cluster)) as jobs:
+            yield jobs
+    else:
+        yield InProcess()
 
 
 class _EveryLabel(Sequence["RegionMask"]):

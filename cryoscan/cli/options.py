@@ -53,3 +53,16 @@ Step = Annotated[
 ]
 Steps = Annotated[int, typer.Option("--steps", min=0, help="Grouping: number of smoothing steps.")]
 Top = Annotated[int, typer.Option("--top", min=1, help="Number of candidates per answer.")]
+
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes on this machine.", show_default=False),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option("--scheduler", metavar="tcp://…", help="Use the workers of a dask scheduler.", show_default=False),
+]
+ClusterFile = Annotated[
+    Path | None,
+    typer.Option("--cluster", metavar="YAML", help="Submit workers as jobs (Slurm …).", show_default=False),
+]

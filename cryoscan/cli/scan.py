@@ -1,6 +1,5 @@
 """`cryoscan scan`: everything in a tomogram or map, tile by tile."""
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ from cryoscan.cli import options as o
 from cryoscan.cli import show
 
 if TYPE_CHECKING:
-    from cryoscan.scan import Executor, ScanEvent
+    from cryoscan.scan import ScanEvent
 
 
 def scan(
@@ -40,18 +39,9 @@ def scan(
         str | None,
         typer.Option("--z-range", metavar="FIRST:STOP", help="Planes to scan, from 0.", show_default=False),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", min=1, help="Processes on this machine.", show_default=False),
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option("--scheduler", metavar="tcp://…", help="Use the workers of a dask scheduler.", show_default=False),
-    ] = None,
-    cluster: Annotated[
-        Path | None,
-        typer.Option("--cluster", metavar="YAML", help="Submit workers as jobs (Slurm …).", show_default=False),
-    ] = None,
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
+    cluster: o.ClusterFile = None,
     shard: Annotated[
         str | None,
         typer.Option("--shard", metavar="I/N", help="Do the I-th of N shares (job arrays).", show_default=False),
@@ -66,7 +56,7 @@ def scan(
 
     Example: cryoscan scan tomogram.mrc -o tomogram.scan --contrast dark
     """
-    from cryoscan.cli.inputs import only_one, open_given, open_mask, parse_planes, parse_shard
+    from cryoscan.cli.inputs import executor_for, only_one, open_given, open_mask, parse_planes, parse_shard
     from cryoscan.datedb import open_datedb
     from cryoscan.datedb.build import embedder_for
     from cryoscan.scan import ScanConfig, plan_scan, run_scan
@@ -99,7 +89,7 @@ def scan(
         _say({**about, "warnings": [*given.warnings, *plan.preflight.warnings]}, "Nothing was scanned.", as_json)
         return
     try:
-        with _executor(workers, scheduler, cluster) as executor:
+        with executor_for(workers, scheduler, cluster) as executor:
             share = parse_shard(shard)
             events = run_scan(plan, output, overwrite=overwrite, executor=executor, shard=share)
             _follow(events, output, as_json)
@@ -126,25 +116,6 @@ def _follow(events: "Iterator[ScanEvent]", output: Path, as_json: bool) -> None:
                 count = len(summary["failed"])
                 show.warn([f"{count} tile{'s' if count > 1 else ''} failed; the same command tries them again."])
                 raise typer.Exit(1)
-
-
-@contextlib.contextmanager
-def _executor(workers: int | None, scheduler: str | None, cluster: Path | None) -> "Iterator[Executor]":
-    """Who does the work."""
-    from cryoscan.scan import InProcess, local_workers, scheduler_workers
-    from cryoscan.scan.cluster import ClusterConfig, cluster_workers
-
-    if workers is not None and workers > 1:
-        with local_workers(workers) as local:
-            yield local
-    elif scheduler is not None:
-        with scheduler_workers(scheduler) as remote:
-            yield remote
-    elif cluster is not None:
-        with cluster_workers(ClusterConfig.read(cluster)) as jobs:
-            yield jobs
-    else:
-        yield InProcess()
 
 
 def _show_script(cluster: Path) -> str:

@@ -1,6 +1,7 @@
 """STAR files of particle positions in RELION's two coordinate systems."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -56,17 +57,55 @@ def write_star(
     FormatError
         If the convention is unknown or the name holds blanks or quotes.
     """
+    write_star_of_many([(tomogram_name, hits, volume)], path, convention=convention, overwrite=overwrite)
+
+
+def write_star_of_many(
+    parts: Sequence[tuple[str, Hits, Volume]],
+    path: Path | str,
+    *,
+    convention: Convention = "relion5",
+    overwrite: bool = False,
+) -> None:
+    """Write the hits of several tomograms as one RELION particle list; see `write_star`.
+
+    Parameters
+    ----------
+    parts : sequence of (str, Hits, Volume)
+        Name, hits and grid of each tomogram, in the order in which they are written.
+    """
+    if convention not in ("relion5", "relion3"):
+        raise FormatError(
+            "expected the convention 'relion5' or 'relion3'", got=repr(convention), hint="RELION 4 reads 'relion3'."
+        )
+    tables = [_columns(hits, volume, convention=convention, tomogram_name=name) for name, hits, volume in parts]
+    path = refuse_existing(Path(path), overwrite=overwrite)
+    particles = pd.concat([table for table in tables if len(table)] or tables[:1] or [pd.DataFrame()])
+    write_atomically(path, starfile.to_string({"particles": particles}, float_format="%.6f"))
+
+
+def centred_positions_xyz(hits: Hits, volume: Volume) -> np.ndarray:
+    """Positions in Å from the centre of a tomogram as RELION 5 defines it, `n 3`, x y z.
+
+    RELION adds half the tomogram's size, a fraction for odd sizes, to a centred coordinate
+    and takes the sum as an index that counts from 0 (``Tomogram::centre`` in
+    src/jaz/tomography/tomogram_set.cpp and ``getParticleCoordDecenteredPixel`` in
+    particle_set.cpp of RELION 5; see also github.com/3dem/relion/issues/1137). The centre is
+    therefore index size / 2, not (size − 1) / 2. RELION's napari picker subtracts
+    size / 2 − 1 instead, one unbinned pixel less; we follow the program that extracts.
+    """
+    indices = volume.to_index(hits.positions)
+    centred: np.ndarray = (indices - np.array(volume.shape) / 2) * volume.voxel_size
+    return centred[:, ::-1]
+
+
+def _columns(hits: Hits, volume: Volume, *, convention: Convention, tomogram_name: str) -> pd.DataFrame:
     if not re.fullmatch(r"""[^\s'"#]+""", tomogram_name):
         raise FormatError(
             "expected a tomogram name without blanks, quotes or '#'",
             got=repr(tomogram_name),
             hint="Give the name that rlnTomoName has in RELION's tomogram table.",
         )
-    if convention not in ("relion5", "relion3"):
-        raise FormatError(
-            "expected the convention 'relion5' or 'relion3'", got=repr(convention), hint="RELION 4 reads 'relion3'."
-        )
-    path = refuse_existing(Path(path), overwrite=overwrite)
     columns: dict[str, object] = {"rlnTomoName": [tomogram_name] * len(hits)}
     if convention == "relion5":
         centred_xyz = centred_positions_xyz(hits, volume)
@@ -85,22 +124,7 @@ def write_star(
         "cryoscanEntry": [_token(value) for value in hits.entries],
         "cryoscanMargin": np.asarray(hits.margins, np.float64),
     }
-    write_atomically(path, starfile.to_string({"particles": pd.DataFrame(columns)}, float_format="%.6f"))
-
-
-def centred_positions_xyz(hits: Hits, volume: Volume) -> np.ndarray:
-    """Positions in Å from the centre of a tomogram as RELION 5 defines it, `n 3`, x y z.
-
-    RELION adds half the tomogram's size, a fraction for odd sizes, to a centred coordinate
-    and takes the sum as an index that counts from 0 (``Tomogram::centre`` in
-    src/jaz/tomography/tomogram_set.cpp and ``getParticleCoordDecenteredPixel`` in
-    particle_set.cpp of RELION 5; see also github.com/3dem/relion/issues/1137). The centre is
-    therefore index size / 2, not (size − 1) / 2. RELION's napari picker subtracts
-    size / 2 − 1 instead, one unbinned pixel less; we follow the program that extracts.
-    """
-    indices = volume.to_index(hits.positions)
-    centred: np.ndarray = (indices - np.array(volume.shape) / 2) * volume.voxel_size
-    return centred[:, ::-1]
+    return pd.DataFrame(columns)
 
 
 def _token(text: str) -> str:

@@ -366,8 +366,9 @@ def stored_parts(array: Any) -> StoredParts | None:
     for parent, _, files in os.walk(folder):
         below = Path(parent).relative_to(folder).parts
         for file in files:
-            place = [int(number) for part in (*below, file) for number in part.split(".") if number.isdigit()]
-            if len(place) == grid.ndim:
+            names = [name for name in (*below, *file.split(".")) if name != "c"]
+            place = [int(name) for name in names if name.isdigit()]
+            if len(place) == len(names) == grid.ndim:  # else metadata, or what a killed writer left
                 grid[tuple(place)] = True
     z, y, x = sizes[-3:]
     return StoredParts(grid[(0,) * (grid.ndim - 3)], (z, y, x))
