@@ -12,10 +12,10 @@ from scipy.spatial import cKDTree
 from cryoscan.benchmark.config import BenchmarkConfig
 from cryoscan.benchmark.folders import ModelledMap, modelled_maps
 from cryoscan.benchmark.ranking import TOPS, best_by_type
-from cryoscan.benchmark.relatives import identity, sequence_of
 from cryoscan.benchmark.result import BenchmarkProgress, BenchmarkResult, Table, percent
 from cryoscan.datedb import DateDB
 from cryoscan.datedb.build import embed_structures
+from cryoscan.datedb.held_out import identity, sequence_of
 from cryoscan.embedding import Embedder
 from cryoscan.errors import CryoscanError, FormatError
 from cryoscan.io import open_volume, read_structure

@@ -1,6 +1,5 @@
 """Retrieval of types from simulated densities, leaving out the query's relatives."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +12,10 @@ from scipy.spatial.transform import Rotation
 from cryoscan.benchmark.config import BenchmarkConfig
 from cryoscan.benchmark.folders import DomainTables, named_queries, open_chains, read_tables
 from cryoscan.benchmark.ranking import TOPS, Ranking, types_kept
-from cryoscan.benchmark.relatives import relatives, sequence_of
+from cryoscan.benchmark.relatives import relatives
 from cryoscan.benchmark.result import BenchmarkProgress, BenchmarkResult, Table, decimals, percent
 from cryoscan.datedb import DateDB
+from cryoscan.datedb.held_out import choose_held_out, digest, is_real_type, sequence_of
 from cryoscan.embedding import Embedder
 from cryoscan.errors import CryoscanError, FormatError
 from cryoscan.filters import frequency_grid
@@ -123,38 +123,16 @@ def query_window(
 def choose_queries(
     rows: Sequence[DomainRow], datedb: DateDB, config: BenchmarkConfig, *, largest_types: int
 ) -> list[DomainRow]:
-    """Choose queries that are the same on every machine: by hashes of ids, never by chance.
-
-    One domain per sequence cluster of the configured half, of a size within bounds and of a
-    real type that the DateDB knows from another cluster and another PDB entry; at most
-    `per_type` of a type, at most `largest_types` types, at most `n_queries` altogether.
-    """
-    known: dict[tuple[str, str], set[tuple[str, str]]] = {}
-    for entry in datedb.entries:
-        known.setdefault((entry.scheme, entry.type), set()).add((entry.cluster, entry.pdb))
-    low, high = config.residues
-    clusters: set[str] = set()
-    by_type: dict[str, list[DomainRow]] = {}
-    for row in sorted(rows, key=lambda row: _digest(row.id)):
-        half = "test" if _digest(row.clu40) % 2 else "dev"
-        others = known.get((row.scheme, row.type), set())
-        if (
-            row.clu40 not in clusters
-            and config.half in (half, "both")
-            and low <= row.n_residues <= high
-            and is_real_type(row.scheme, row.type)
-            and any(cluster != row.clu40 and pdb != row.pdb for cluster, pdb in others)
-            and len(by_type.get(row.type, [])) < config.per_type
-        ):
-            clusters.add(row.clu40)
-            by_type.setdefault(row.type, []).append(row)
-    chosen = [row for type_ in sorted(by_type, key=_digest)[:largest_types] for row in by_type[type_]]
-    return chosen[: config.n_queries]
-
-
-def is_real_type(scheme: str, type_: str) -> bool:
-    """Whether a type is one: SCOPe's families 0 ("automated matches") and classes from h on are not."""
-    return scheme != "SCOPe" or (not type_.endswith(".0") and type_[0] <= "g")
+    """Choose the configured queries of one scheme; see `cryoscan.datedb.held_out.choose_held_out`."""
+    return choose_held_out(
+        rows,
+        datedb.entries,
+        half=config.half,
+        residues=config.residues,
+        per_type=config.per_type,
+        largest_types=largest_types,
+        largest=config.n_queries,
+    )
 
 
 class _Setting:
@@ -250,7 +228,7 @@ def _read(rows: Sequence[DomainRow], store: StructureStore, scheme: str, notes: 
 
 def seeded(id_: str, resolution: Angstrom, config: BenchmarkConfig) -> np.random.Generator:
     """Random numbers that belong to a domain and a resolution, the same on every machine."""
-    return np.random.default_rng([config.seed, round(resolution * 100), _digest(id_) % 2**32])
+    return np.random.default_rng([config.seed, round(resolution * 100), digest(id_) % 2**32])
 
 
 def _window(query: Query, resolution: Angstrom, config: BenchmarkConfig, embedder: Embedder) -> np.ndarray:
@@ -277,10 +255,6 @@ def _sequences(data: Path | None, datedb: DateDB, notes: list[str]) -> dict[str,
             "them relatives of a query are found by PDB code and sequence cluster alone"
         )
     return known
-
-
-def _digest(text: str) -> int:
-    return int(hashlib.md5(text.encode(), usedforsecurity=False).hexdigest(), 16)
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -13,10 +13,11 @@ from cryoscan import Structure, Volume
 from cryoscan.benchmark import BenchmarkConfig, BenchmarkProgress, BenchmarkResult, run_benchmark
 from cryoscan.benchmark.ranking import Ranking, types_kept
 from cryoscan.benchmark.real_maps import group_entities, soft_weights
-from cryoscan.benchmark.relatives import identity, relatives, sequence_of
+from cryoscan.benchmark.relatives import relatives
 from cryoscan.benchmark.retrieval import choose_queries, query_window
 from cryoscan.datedb import DateDB, Entry
 from cryoscan.datedb.build import describe_embedder, structure_window
+from cryoscan.datedb.held_out import identity, sequence_of
 from cryoscan.errors import ConfigError, FormatError, GeometryError, MismatchError, MissingFileError
 from cryoscan.io import read_domains, write_structure, write_volume
 from cryoscan.simulate import density
