@@ -1,0 +1,121 @@
+"""The file of a tower: weights as safetensors, and in the header what they are and where they come from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cryoscan.errors import ConfigError, FormatError, require_file
+from cryoscan.models.density_tower import DensityTower, TowerConfig
+from cryoscan.provenance import Provenance, write_atomically
+
+_KIND = "cryoscan density tower"
+_FORMAT_VERSION = 1
+
+
+def save_tower(tower: DensityTower, path: Path | str, *, provenance: Provenance, half_precision: bool = False) -> None:
+    """Write a tower's configuration, weights and provenance to one ``.safetensors`` file.
+
+    Parameters
+    ----------
+    tower : DensityTower
+    path : Path
+        Written beside, then renamed; an older file is replaced.
+    provenance : Provenance
+    half_precision : bool
+        Store weights as float16, half the size. They are rounded to three digits, so the file's
+        tower has a fingerprint of its own.
+    """
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tower.state_dict().items()}
+    if half_precision:
+        # norms stay as they are: a running mean square may be beyond the range of float16
+        tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
+    header = {
+        "kind": _KIND,
+        "format_version": str(_FORMAT_VERSION),
+        "config": json.dumps(tower.config.to_json()),
+        "provenance": json.dumps(provenance.to_json()),
+    }
+    write_atomically(Path(path), save(tensors, metadata=header))
+
+
+def load_tower(path: Path | str) -> DensityTower:
+    """Read a tower, ready for evaluation.
+
+    Raises
+    ------
+    FormatError
+        If the file is damaged, of another kind or version, or its weights do not fit its configuration.
+    """
+    path = Path(path)
+    header, tensors = _read(path)
+    try:
+        tower = DensityTower(TowerConfig.from_json(json.loads(header["config"])))
+    except (KeyError, json.JSONDecodeError, TypeError, ConfigError) as error:
+        raise FormatError(
+            f"expected the configuration of a tower in {path}",
+            got=str(error) or type(error).__name__,
+            hint="The file is damaged, or written by a newer version of cryoscan: update cryoscan.",
+        ) from error
+    _check(tensors, tower.state_dict(), path)
+    tower.load_state_dict(tensors)
+    return tower.eval()
+
+
+def tower_provenance(path: Path | str) -> Provenance:
+    """Who made a tower's file, and from what."""
+    header, _ = _read(Path(path))
+    try:
+        return Provenance.from_json(json.loads(header["provenance"]))
+    except (KeyError, json.JSONDecodeError) as error:
+        raise FormatError(
+            f"expected the provenance of a tower in {path}", got=str(error), hint="Get or write the file anew."
+        ) from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    require_file(path, what="a tower's .safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+    except (SafetensorError, OSError) as error:
+        raise FormatError(
+            f"expected a whole .safetensors file at {path}", got=str(error), hint="Copy or download the file again."
+        ) from error
+    if header.get("kind") != _KIND:
+        raise FormatError(
+            f"expected a density tower of cryoscan in {path}",
+            got=f"a file of {header.get('kind', 'some other program')}",
+            hint="Give a file written by save_tower.",
+        )
+    if header.get("format_version") != str(_FORMAT_VERSION):
+        raise FormatError(
+            f"expected format version {_FORMAT_VERSION} in {path}",
+            got=str(header.get("format_version")),
+            hint="Update cryoscan.",
+        )
+    return header, tensors
+
+
+def _check(tensors: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], path: Path) -> None:
+    """Refuse weights that are missing, too many, of another shape, or no numbers."""
+    for name in sorted({*tensors, *expected}):
+        there, wanted = (list(group[name].shape) if name in group else None for group in (tensors, expected))
+        if there != wanted:
+            raise FormatError(
+                f"expected weights that fit the configuration in {path}",
+                got=f"'{name}' of shape {there} in place of {wanted}",
+                hint="Weights and configuration belong to different towers; save the tower again.",
+            )
+        if not torch.isfinite(tensors[name]).all():
+            raise FormatError(
+                f"expected finite weights in {path}",
+                got=f"NaN or infinity in '{name}'",
+                hint="The training diverged; take an earlier checkpoint.",
+            )
