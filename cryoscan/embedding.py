@@ -38,6 +38,11 @@ class Embedder(Protocol):
         ...
 
     @property
+    def device(self) -> object:
+        """Where it computes; `str` of it is torch's name of the device. The database is searched there too."""
+        ...
+
+    @property
     def cell(self) -> Voxels:
         """Edge of the cells in which dense evaluation is done, 1 where every window is independent.
 

@@ -140,14 +140,22 @@ def sample(volume: Volume) -> np.ndarray:
     if stored is None or stored.present.all() or not stored.present.any():
         starts = _spread_evenly(volume.shape)
     else:
-        parts = np.argwhere(stored.present)
-        starts = parts[np.unique(np.linspace(0, len(parts) - 1, _SAMPLE // _BLOCK**3).astype(int))] * stored.size
-    return np.concatenate(
-        [
-            volume.read(tuple(slice(s, min(s + _BLOCK, size)) for s, size in zip(start, volume.shape, strict=True))).ravel()  # type: ignore[arg-type]
-            for start in starts.tolist()
-        ]
-    )
+        starts = _spread_over(np.argwhere(stored.present), stored.size)
+    blocks = []
+    for start in starts.tolist():
+        z, y, x = (slice(s, min(s + _BLOCK, size)) for s, size in zip(start, volume.shape, strict=True))
+        blocks.append(volume.read((z, y, x)).ravel())
+    return np.concatenate(blocks)
+
+
+def _spread_over(parts: np.ndarray, size: Shape) -> np.ndarray:
+    """Blocks anywhere in parts: of a shard, too, only some chunks may be stored."""
+    count = _SAMPLE // _BLOCK**3
+    if max(size) <= _BLOCK:
+        count = min(count, len(parts))
+    chosen = parts[np.linspace(0, len(parts) - 1, count).astype(int)]
+    room = np.maximum(0, np.asarray(size) - _BLOCK) + 1
+    return np.asarray(chosen * size + np.random.default_rng(0).integers(0, room, size=(count, 3)))
 
 
 def _spread_evenly(shape: Shape) -> np.ndarray:

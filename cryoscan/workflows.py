@@ -398,7 +398,7 @@ def build_from_store(folder: Path, path: Path, *, config: DateDBConfig, overwrit
     yield replace(last, result=db)
 
 
-def scan_tomogram(
+def scan_tomogram(  # noqa: PLR0913
     volume: Volume,
     path: Path,
     *,

@@ -14,6 +14,7 @@ CONFIG_CLASSES = {
     "One volume of many (a list, or `overrides`)": ("cryoscan.batch.config", "VolumeSettings"),
     "Building a database (`cryoscan datedb build --config`)": ("cryoscan.datedb.config", "DateDBConfig"),
     "Benchmarks (`cryoscan benchmark`)": ("cryoscan.benchmark.config", "BenchmarkConfig"),
+    "Training (`cryoscan train`)": ("cryoscan.train.config", "TrainConfig"),
 }
 _SETTINGS = """# Settings
 

@@ -25,6 +25,7 @@ CONFIG_CLASSES = {
     "datedb": ("cryoscan.datedb.config", "DateDBConfig"),
     "benchmark": ("cryoscan.benchmark.config", "BenchmarkConfig"),
     "tower": ("cryoscan.models.tower_settings", "TowerSettings"),
+    "train": ("cryoscan.train.config", "TrainConfig"),
 }
 COMMANDS = {
     "info",
@@ -43,6 +44,7 @@ COMMANDS = {
     "export",
     "demo",
     "benchmark",
+    "train",
 }
 HEAVY = ["torch", "dask", "faiss", "zarr", "skimage", "gemmi", "napari", "matplotlib"]
 MACHINE_PATH = re.compile(r"(?<![\w.~$}:/])/(?:home|root|work|Users|mnt|opt|scratch)/\w+")

@@ -53,3 +53,7 @@ class BenchmarkConfig(Config):
     """What is measured. Only for ``scaling``, as all below."""
     shapes: tuple[tuple[int, int, int], ...] = ((128, 128, 128), (192, 192, 192), (256, 256, 256))
     """Voxels (2.5 Å) of the volumes that are scanned."""
+    interrupted: tuple[int, int, int] = (256, 256, 256)
+    """Voxels of the volume whose scan is killed."""
+    shared: tuple[int, int, int] = (384, 384, 384)
+    """Voxels of the volume that two workers share."""

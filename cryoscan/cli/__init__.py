@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cryoscan.cli import batch, benchmark, datedb, demo, export, identify, info, relabel, scan, segment, simulate
+from cryoscan.cli import batch, benchmark, datedb, demo, export, identify, info, relabel, scan, segment, simulate, train
 from cryoscan.errors import CryoscanError
 
 __all__ = ["app", "main"]
@@ -32,6 +32,7 @@ app.command("segment")(segment.segment)
 app.add_typer(datedb.app, name="datedb")
 app.add_typer(simulate.app, name="simulate")
 app.command("benchmark")(benchmark.benchmark)
+app.command("train")(train.train)
 app.command("demo")(demo.demo)
 
 _USAGE_ERROR = typer.BadParameter.__mro__[1]  # every mistake in a command's words; its home moved between versions

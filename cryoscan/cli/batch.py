@@ -65,6 +65,7 @@ def batch(
     workers: o.Workers = None,
     scheduler: o.Scheduler = None,
     cluster: o.ClusterFile = None,
+    device: o.Device = None,
     hits: Annotated[
         Path | None,
         typer.Option("--hits", metavar="FILE", help="Hits of all volumes: .star or .csv.", show_default=False),
@@ -96,7 +97,7 @@ def batch(
         check_all_hits(hits)
     db = open_datedb(datedb)
     share = parse_shard(shard)
-    both: dict[str, Any] = {"datedb": db, "embedder": embedder_for(db)}
+    both: dict[str, Any] = {"datedb": db, "embedder": embedder_for(db, device=device)}
     items = plan_batch(inputs, output, config=settings, **both)
     both["shard"] = share
     for item in items:

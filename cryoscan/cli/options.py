@@ -66,3 +66,7 @@ ClusterFile = Annotated[
     Path | None,
     typer.Option("--cluster", metavar="YAML", help="Submit workers as jobs (Slurm …).", show_default=False),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="NAME", help="cpu, cuda or cuda:N; a GPU if there is one.", show_default=False),
+]

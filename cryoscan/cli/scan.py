@@ -42,6 +42,7 @@ def scan(
     workers: o.Workers = None,
     scheduler: o.Scheduler = None,
     cluster: o.ClusterFile = None,
+    device: o.Device = None,
     shard: Annotated[
         str | None,
         typer.Option("--shard", metavar="I/N", help="Do the I-th of N shares (job arrays).", show_default=False),
@@ -72,7 +73,7 @@ def scan(
     plan = plan_scan(
         given.volume,
         datedb=db,
-        embedder=embedder_for(db),
+        embedder=embedder_for(db, device=device),
         config=settings,
         source=given.file,
         mask=None if mask is None else open_mask(given, mask),

@@ -9,7 +9,7 @@ import numpy as np
 from cryoscan.datedb.store import DateDB, Entry
 from cryoscan.embedding import Embedder
 from cryoscan.errors import FormatError, GeometryError
-from cryoscan.models import InvariantEmbedder
+from cryoscan.models import InvariantEmbedder, choose_device
 from cryoscan.provenance import Provenance
 from cryoscan.simulate import atoms_from_trace, density, is_trace
 from cryoscan.structure import Structure
@@ -128,7 +128,7 @@ def describe_embedder(embedder: Embedder) -> dict[str, Any]:
     }
 
 
-def embedder_for(db: DateDB, *, contour: float = 1.0) -> Embedder:
+def embedder_for(db: DateDB, *, contour: float = 1.0, device: str | None = None) -> Embedder:
     """Make the embedder that wrote a DateDB.
 
     Parameters
@@ -136,13 +136,18 @@ def embedder_for(db: DateDB, *, contour: float = 1.0) -> Embedder:
     db : DateDB
     contour : float
         1 for queries from measured maps, 0 for simulated densities; see `InvariantEmbedder`.
+    device : str, optional
+        torch's name of where to compute, e.g. ``cuda:1``; by default the GPU, if there is one.
 
     Raises
     ------
     MismatchError
         If this version of cryoscan has no such embedder.
+    ConfigError
+        If there is no such device.
     """
-    embedder = InvariantEmbedder(float(db.embedder.get("voxel_size_A", 2.5)), contour=contour)
+    voxel_size = float(db.embedder.get("voxel_size_A", 2.5))
+    embedder = InvariantEmbedder(voxel_size, contour=contour, device=choose_device(device))
     db.require(embedder)
     return embedder
 

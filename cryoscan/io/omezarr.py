@@ -236,7 +236,7 @@ def write_omezarr(
     return path
 
 
-def create_zarr(
+def create_zarr(  # noqa: PLR0913
     path: Path | str,
     *,
     shape: Shape,

@@ -6,6 +6,7 @@
 
 from cryoscan.models.checkpoint import load_tower, save_tower, tower_provenance
 from cryoscan.models.density_tower import DensityTower, TowerConfig
+from cryoscan.models.device import choose_device
 from cryoscan.models.invariant import InvariantEmbedder
 from cryoscan.models.tower_embedder import TowerEmbedder
 
@@ -14,6 +15,7 @@ __all__ = [
     "InvariantEmbedder",
     "TowerConfig",
     "TowerEmbedder",
+    "choose_device",
     "load_tower",
     "save_tower",
     "tower_provenance",

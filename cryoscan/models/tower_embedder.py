@@ -20,7 +20,8 @@ from cryoscan.tiles import Tiling
 from cryoscan.units import Angstrom, Box, Voxels
 
 _VERSION = 1  # raise when the same weights come to mean other vectors
-_BATCH = 16
+_BATCH = 16  # windows at a time on a processor
+_GPU_BATCH = 2048  # the same on a GPU, to begin with; halved until it fits
 _CELL = 128  # voxels at least: smaller cells evaluate more halo, larger ones gain little speed for much memory
 
 _Piece = TypeVar("_Piece")
@@ -47,6 +48,7 @@ class TowerEmbedder:
 
     def __init__(self, tower: DensityTower, *, device: str = "cpu", threads: int | None = None) -> None:
         self.device, self.threads = torch.device(device), threads or os.cpu_count() or 1
+        self._batch = _BATCH if self.device.type == "cpu" else _GPU_BATCH
         self._tower = copy.deepcopy(tower).to(self.device).eval().requires_grad_(False)
         weights = tower.state_dict()
         arrays = fingerprint_arrays(weights[name].cpu().numpy() for name in sorted(weights))
@@ -94,10 +96,18 @@ class TowerEmbedder:
         result = np.zeros((len(windows), self.dim), np.float32)
 
         def embed_batch(part: slice) -> None:
-            result[part] = self._windows(torch.from_numpy(np.ascontiguousarray(windows[part])))
+            result[part] = self._windows(self._sent(windows[part]))
 
-        self._each([slice(start, start + _BATCH) for start in range(0, len(windows), _BATCH)], embed_batch)
-        return result
+        while True:
+            batch = self._batch
+            try:
+                self._each([slice(start, start + batch) for start in range(0, len(windows), batch)], embed_batch)
+                return result
+            except torch.OutOfMemoryError:
+                if batch == 1:
+                    raise
+                torch.cuda.empty_cache()
+                self._batch = batch // 2
 
     def embed_dense(self, block: np.ndarray, *, stride: Voxels) -> np.ndarray:
         """Embed all windows of a block, `z y x` → `z' y' x' d`.
@@ -119,10 +129,15 @@ class TowerEmbedder:
 
         def embed_cell(cell: Box) -> None:
             voxels = tuple(slice(c.start * stride, (c.stop - 1) * stride + around) for c in cell)
-            result[cell] = self._cell(torch.from_numpy(np.array(block[voxels], np.float32)), stride)
+            result[cell] = self._cell(self._sent(block[voxels]), stride)
 
         self._each(list(cells), embed_cell)
         return result
+
+    def _sent(self, values: np.ndarray) -> torch.Tensor:
+        """Values on the device; from pinned memory, so that the GPU fetches them while it computes."""
+        tensor = torch.from_numpy(np.array(values, np.float32))
+        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
     def _each(self, work: list[_Piece], do: Callable[[_Piece], None]) -> None:
         """Do all work: side by side on a processor, with one thread each, else one after the other."""
@@ -135,7 +150,7 @@ class TowerEmbedder:
 
     @torch.inference_mode()
     def _windows(self, windows_BZYX: torch.Tensor) -> np.ndarray:
-        z_BD, _ = self._tower(windows_BZYX.to(self.device), reconstruct=False)
+        z_BD, _ = self._tower(windows_BZYX, reconstruct=False)
         return unit_rows(z_BD.float().cpu().numpy())
 
     @torch.inference_mode()
@@ -149,7 +164,6 @@ class TowerEmbedder:
         around, step = self.window + 2 * self.halo, phases * stride
         points = [(n - around) // stride + 1 for n in block_ZYX.shape]
         result = np.zeros((*points, self.dim), np.float32)
-        block_ZYX = block_ZYX.to(self.device)
         for phase in itertools.product(range(phases), repeat=3):
             counts = [len(range(first, n, phases)) for first, n in zip(phase, points, strict=True)]
             if 0 in counts:

@@ -1,5 +1,8 @@
 """Workers as jobs of a batch system: Slurm and its relatives, through dask-jobqueue."""
 
+import gc
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -8,7 +11,7 @@ from pydantic import Field
 
 from cryoscan.config import Config
 from cryoscan.errors import ConfigError, ResourceError
-from cryoscan.scan.executors import Dask
+from cryoscan.scan.executors import MEMORY, Dask
 
 _CLASSES = {
     "slurm": "SLURMCluster",
@@ -70,16 +73,52 @@ def cluster_workers(config: ClusterConfig) -> Iterator[Dask]:
     import distributed
 
     with _cluster(config) as cluster:
-        try:
-            cluster.scale(jobs=config.jobs)
-        except (OSError, RuntimeError) as error:
-            raise ResourceError(
-                f"expected to submit jobs with {config.kind}",
-                got=str(error).strip().splitlines()[-1],
-                hint="Run this on a login node of the cluster, and try the script that --dry-run shows by hand.",
-            ) from error
+        _submit(cluster, config)
         with distributed.Client(cluster) as client:
             yield Dask(client, threads=config.cores)
+
+
+def _submit(cluster: Any, config: ClusterConfig) -> None:
+    """Submit the jobs and wait until all have a number; dask-jobqueue only logs it if one gets none."""
+    import distributed
+
+    with _overheard("tornado.application", "asyncio") as errors:
+        cluster.scale(jobs=config.jobs)
+        while len(cluster.workers) < config.jobs:
+            time.sleep(0.05)
+        refused = [job for job in cluster.workers.values() if job.job_id is None]
+        deadline = time.monotonic() + 5
+        while refused and not errors and time.monotonic() < deadline:
+            time.sleep(0.05)
+        gc.collect()  # asyncio speaks when an error is forgotten
+    for job in refused:
+        job.status = distributed.Status.failed  # else the cluster does not close
+    if refused:
+        raise ResourceError(
+            f"expected to submit jobs with {config.kind}",
+            got=str(errors[0]).strip().splitlines()[-1] if errors else "no job number",
+            hint="Run this on a login node of the cluster, and try the script that --dry-run shows by hand.",
+        )
+
+
+@contextmanager
+def _overheard(*names: str) -> Iterator[list[BaseException]]:
+    """Take the errors that are logged under some names, in place of whoever else would show them."""
+    errors: list[BaseException] = []
+
+    def take(record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1] is not None:
+            errors.append(record.exc_info[1])
+        return False
+
+    loggers = [logging.getLogger(name) for name in names]
+    for logger in loggers:
+        logger.addFilter(take)
+    try:
+        yield errors
+    finally:
+        for logger in loggers:
+            logger.removeFilter(take)
 
 
 @contextmanager
@@ -98,8 +137,8 @@ def _cluster(config: ClusterConfig) -> Iterator[Any]:
         "memory": config.memory,
         "walltime": config.walltime,
         "job_extra_directives": list(config.job_options),
-        "job_script_prologue": list(config.prologue),
-        "scheduler_options": {"dashboard_address": None},
+        "job_script_prologue": [f"export {name}={value}" for name, value in MEMORY.items()] + list(config.prologue),
+        "scheduler_options": {"dashboard_address": ":0"},
     }
     options |= {key: value for key in ("queue", "account", "interface") if (value := getattr(config, key)) is not None}
     if config.kind == "lsf":

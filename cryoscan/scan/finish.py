@@ -274,7 +274,9 @@ def _paint_all(
             if (path / name).exists():
                 (path / name).rename(part / f"old-{name}")
             (part / name).rename(path / name)
-    part.rename(part.with_suffix(".done"))  # never half a folder that looks like work to go on with
+    gone = part.with_suffix(".done")  # half a folder must not look like work to go on with
+    shutil.rmtree(gone, ignore_errors=True)
+    part.rename(gone)
     for stale in path.glob("labels.*.*"):
         shutil.rmtree(stale)
 

@@ -129,13 +129,13 @@ def finished_tiles(plan: ScanPlan, path: Path) -> dict[int, TileReport]:
     return {
         index: report
         for index, report in all_reports(path).items()
-        if report.signature == signature and report.sizes == file_sizes(plan, path, index)
+        if report.signature == signature and index < len(plan.tiling) and report.sizes == file_sizes(plan, path, index)
     }
 
 
 def all_reports(path: Path) -> dict[int, TileReport]:
     """Reports of all tiles with a marker, whatever plan it is of."""
-    names = [name for name in os.listdir(path / "tiles") if name.isdigit()]
+    names = [name for name in os.listdir(path / "tiles") if name.isdecimal()]
     reports = {int(name): _read_report(path / "tiles" / name) for name in names}
     return {index: report for index, report in reports.items() if report is not None}
 
@@ -147,6 +147,16 @@ def mark_tile(path: Path, index: int, report: TileReport) -> None:
 
 def file_sizes(plan: ScanPlan, path: Path, index: int) -> tuple[int, ...]:
     """Bytes of the files that hold a tile, -1 for none."""
+    return tuple(_size(file) for file in _tile_files(plan, path, index))
+
+
+def clear_tile(plan: ScanPlan, path: Path, index: int) -> None:
+    """Remove what is left of a tile: the parts of a file that was cut short cannot be read to write the others."""
+    for file in _tile_files(plan, path, index):
+        file.unlink(missing_ok=True)
+
+
+def _tile_files(plan: ScanPlan, path: Path, index: int) -> list[Path]:
     z, y, x = (int(i) for i in np.unravel_index(index, plan.tiling.counts))
     files = [f"{name}.zarr/0/c/{z}/{y}/{x}" for name in ("score", "margin")]
     files += [f"topk.zarr/{name}/c/0/{z}/{y}/{x}" for name in ("types", "scores")]
@@ -154,7 +164,7 @@ def file_sizes(plan: ScanPlan, path: Path, index: int) -> tuple[int, ...]:
         files.append(f"embeddings.zarr/c/{z}/{y}/{x}/0")
     if not plan.embedder.needs_mask:
         files.append(f"candidates/{index}.npz")
-    return tuple(_size(path / file) for file in files)
+    return [path / file for file in files]
 
 
 def _size(file: Path) -> int:

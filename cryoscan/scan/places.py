@@ -188,7 +188,7 @@ def write_places(plan: ScanPlan, path: Path, index: int, places: Places) -> None
 def read_places(plan: ScanPlan, path: Path, index: int, *, of_any_plan: bool = False) -> Places | None:
     """The regions of a tile; None if they are not there, damaged, or of another plan."""
     try:
-        with np.load(places_file(path, index), allow_pickle=False) as stored:
+        with places_file(path, index).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if not of_any_plan and stored["signature"].tobytes().decode() != _signature(plan):
                 return None
             n, edges = len(stored["point"]), stored["edges"]

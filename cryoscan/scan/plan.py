@@ -20,7 +20,7 @@ from cryoscan.scan.config import ScanConfig
 from cryoscan.segment import check_same_grid, contour_level
 from cryoscan.tiles import Tiling, WindowGrid
 from cryoscan.units import SIGMA_PER_RESOLUTION, Angstrom, Box, Shape, Vector
-from cryoscan.volume import Volume
+from cryoscan.volume import ArrayLike, Volume
 
 if TYPE_CHECKING:
     from cryoscan.io.omezarr import StoredParts
@@ -29,7 +29,8 @@ _PROBE = 96  # voxels of the embedder's grid; edge of the blocks that are looked
 _FLAT = 16  # voxels; edge of the cubes whose spread tells specimen from vacuum
 _TELLS_APART = 3.0  # ratio of the spreads of two kinds of places that are surely different
 _SMALL_LATTICE = 100_000  # points; above, tiles are larger: fewer files
-_WORKING_COPIES = 6  # of a block: resampling, blurring and smoothing each hold one or two
+_NOT_GIVEN_BACK = 1.1  # what the allocator keeps between tiles (measured, with the compact tower)
+_WORKING_COPIES = 4  # of a block: resampling, blurring and smoothing each hold one or two
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,7 +151,7 @@ class ScanPlan:
 
     def memory_bytes(self, *, workers: int = 1) -> int:
         """Projected peak of all workers together: what a process holds now, and what a tile adds."""
-        return workers * (psutil.Process().memory_info().rss + self.tile_bytes())
+        return int(workers * _NOT_GIVEN_BACK * (psutil.Process().memory_info().rss + self.tile_bytes()))
 
     def tile_bytes(self) -> int:
         """What one tile adds at its peak, and the copies of the database that searching needs."""
@@ -312,6 +313,8 @@ def plan_scan(
 
 def probe_blocks(plan: ScanPlan, *, per_axis: int = 3) -> list[Volume]:
     """Blocks of the working grid spread evenly over what is not empty; the whole of it if it is small."""
+    volume = plan.volume
+    plan = replace(plan, volume=Volume(_Finite(volume.data, plan.background), volume.voxel_size, volume.origin))
     if int(np.prod(plan.working_shape)) <= 4 * _PROBE**3:
         z, y, x = plan.working_shape
         return [plan.read_working((slice(0, z), slice(0, y), slice(0, x)))]
@@ -445,6 +448,27 @@ def _tiles_that_touch(stored: "StoredParts", plan: ScanPlan) -> np.ndarray:
         matrix = (index >= low[:, None]) & (index <= high[:, None])
         touched = np.moveaxis(np.tensordot(matrix.astype(np.float32), touched, axes=(1, axis)), 0, axis)
     return np.asarray(touched > 0.5)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Finite:
+    """An array with solvent in place of NaN and infinity: their tiles will fail and say so, statistics must not."""
+
+    source: ArrayLike
+    background: float
+
+    @property
+    def shape(self) -> Shape:
+        z, y, x = self.source.shape
+        return int(z), int(y), int(x)
+
+    @property
+    def dtype(self) -> Any:
+        return self.source.dtype
+
+    def __getitem__(self, key: Any, /) -> np.ndarray:
+        values = np.asarray(self.source[key])
+        return np.where(np.isfinite(values), values, np.asarray(self.background, values.dtype))
 
 
 def _flat_below(blocks: list[np.ndarray], edge: int) -> float:

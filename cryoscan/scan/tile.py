@@ -10,7 +10,7 @@ import scipy.ndimage
 
 from cryoscan.errors import FormatError
 from cryoscan.scan.executors import Work
-from cryoscan.scan.folder import TileReport, file_sizes, mark_tile, write_embeddings, write_lattice
+from cryoscan.scan.folder import TileReport, clear_tile, file_sizes, mark_tile, write_embeddings, write_lattice
 from cryoscan.scan.places import write_candidates
 from cryoscan.scan.plan import ScanPlan, Speed, local_spread
 from cryoscan.tiles import Tiling
@@ -74,7 +74,9 @@ def answer_tile(plan: ScanPlan, index: int, block: np.ndarray) -> Answers:
         if not occupied.any():
             continue
         vectors = _embed(plan, part, occupied)
-        found = plan.datedb.assign(vectors, top=k, resolution=plan.bank, representatives=False)
+        found = plan.datedb.assign(
+            vectors, top=k, resolution=plan.bank, representatives=False, device=str(plan.embedder.device)
+        )
         alive = np.linalg.norm(vectors, axis=1) > 0
         z, y, x = (np.argwhere(occupied)[alive] + [c.start for c in cell]).T
         types[: found.types.shape[1], z, y, x] = found.types[alive].T
@@ -90,6 +92,7 @@ def scan_tile(plan: ScanPlan, path: Path, index: int, block: np.ndarray) -> Tile
     start = time.process_time()
     answers = answer_tile(plan, index, block)
     box = plan.tiling.box(index)
+    clear_tile(plan, path, index)
     if answers.windows:
         write_lattice(plan, path, box, answers.types, answers.scores)
         if answers.vectors is not None and plan.config.keep_embeddings:

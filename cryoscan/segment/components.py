@@ -20,8 +20,8 @@ def label_block(labels: np.ndarray) -> np.ndarray:
 def join_blocks(labels: Any, pieces: Any, instances: Any, boxes: Sequence[Box]) -> int:
     """Join the components of blocks over their borders and number them anew; gives their number.
 
-    The numbers follow the first voxel of each component in z, y, x order, so they do not
-    depend on the blocks: `label_block` of the whole gives the same.
+    The components are those that `label_block` finds in the whole, and their numbers follow
+    the first voxel of each in z, y, x order: neither depends on the blocks.
 
     Parameters
     ----------
@@ -66,8 +66,10 @@ def _first_voxels(pieces: Any, boxes: Sequence[Box]) -> tuple[np.ndarray, np.nda
     first = [np.array([np.iinfo(np.int64).max])]
     for box in boxes:
         block = np.asarray(pieces[box])
-        numbers, places = np.unique(block, return_index=True)
-        places = places[numbers > 0]
+        voxels = np.flatnonzero(block)[::-1]
+        places = np.zeros(int(block.max(initial=0)) + 1, np.int64)
+        places[block.ravel()[voxels]] = voxels  # the first one is written last
+        places = places[1:]
         inside = np.unravel_index(places, block.shape)
         outside = [index + part.start for index, part in zip(inside, box, strict=True)]
         first.append(np.ravel_multi_index(outside, pieces.shape).astype(np.int64).reshape(-1))

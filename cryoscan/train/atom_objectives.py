@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from cryoscan.models.atom_tower import DISTOGRAM_BINS, LDDT_BINS, AtomTower
@@ -14,6 +14,9 @@ from cryoscan.units import Angstrom, Degree
 
 LEVEL_WEIGHTS = (0.0, 0.1, 0.3, 1.0)
 """Weight of a pair whose deepest common level is class, architecture (fold), topology (superfamily), type."""
+
+PROTOTYPE_WEIGHTS = (0.1, 0.2, 0.5, 1.0)
+"""Weight of telling classes, architectures (folds), topologies (superfamilies) and types apart."""
 
 Numbers = dict[str, float]
 
@@ -91,7 +94,7 @@ def cropped(residues: Residues, longest: int, *, rng: torch.Generator) -> Residu
     extra = len(residues) - longest
     if longest <= 0 or extra <= 0:
         return residues
-    start = int(torch.randint(extra + 1, (1,), generator=rng))
+    start = int(torch.randint(extra + 1, (1,), generator=rng, device=rng.device))
     return residues.part(slice(start, start + longest))
 
 
@@ -343,6 +346,60 @@ def hierarchical_contrast(
         total = total + level_weight * (missed_BN * partners).sum(1) / count.clamp_min(1)
         weight = weight + level_weight * (count > 0)
     return _mean(total / weight.clamp_min(1e-9), weight > 0)
+
+
+class Prototypes(nn.Module):
+    """One learned direction per node of each level of one scheme, from the class down.
+
+    Parameters
+    ----------
+    counts : sequence of int
+        Nodes of each level.
+    dim : int
+        Length of an embedding.
+    rng : torch.Generator, optional
+        Of the first directions.
+    """
+
+    def __init__(self, counts: Sequence[int], dim: int, *, rng: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.levels = nn.ParameterList(
+            nn.Parameter(functional.normalize(torch.randn(count, dim, generator=rng), dim=1)) for count in counts
+        )
+
+
+def prototype_contrast(
+    vectors: Tensor,
+    nodes: Tensor,
+    prototypes: Prototypes,
+    *,
+    scale: float = 16.0,
+    level_weights: tuple[float, ...] = PROTOTYPE_WEIGHTS,
+) -> Tensor:
+    """Cross entropy of cosines with the prototypes of each level (Zhai and Wu 2019, BMVC, "normalised softmax").
+
+    A structure is compared with all types at once, not with those that happen to be in its
+    batch: this needs several times fewer structures than contrasts within a batch.
+
+    Parameters
+    ----------
+    vectors : float tensor, `b d`
+        Raw embeddings.
+    nodes : integer tensor, `b levels`
+        Number of the structure's node at each level; negative where the scheme does not know it.
+    prototypes : Prototypes
+    scale : float
+        Inverse temperature.
+    level_weights : tuple of float
+        From the class down.
+    """
+    unit = functional.normalize(vectors, dim=1)
+    total = vectors.new_zeros(())
+    for level, (weight, directions) in enumerate(zip(level_weights, prototypes.levels, strict=True)):
+        logits = scale * unit @ functional.normalize(directions, dim=1).T
+        missed = functional.cross_entropy(logits, nodes[:, level].clamp_min(0), reduction="none")
+        total = total + weight * _mean(missed, nodes[:, level] >= 0)
+    return total
 
 
 def pairwise_contrast(vectors: Tensor, types: Tensor, *, margin: float = 1.0) -> Tensor:

@@ -1,0 +1,54 @@
+"""`cryoscan train`: towers of one's own, in runs that go on where they were stopped."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cryoscan.cli import options as o
+from cryoscan.cli import show
+
+
+def train(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML file that says what is trained.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder of the run.", show_default=False)
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="FOLDER", help="Structures and labels; needed to begin a run.", show_default=False
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="Stop after this step; the same line goes on later.", show_default=False),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Where torch computes: cpu, cuda, cuda:1 …")] = "cpu",
+    as_json: o.Json = False,
+) -> None:
+    """Train a tower; stopped or killed, the same line goes on where the last checkpoint is.
+
+    Example: cryoscan train configs/train/reconstruct.yaml --data FOLDER -o runs/reconstruct
+    """
+    from cryoscan.train.card import results_table
+    from cryoscan.train.config import TrainConfig
+    from cryoscan.train.run import TrainFinished
+    from cryoscan.train.run import train as run
+
+    settings = TrainConfig.read(config)
+    try:
+        last = show.to_the_end(run(settings, output, data=data, until=steps, device=device), "steps")
+    except KeyboardInterrupt:
+        show.note("Stopped. Give the same command again to go on from the last checkpoint.")
+        raise typer.Exit(130) from None
+    about: dict[str, Any] = {"output": str(output), "finished": isinstance(last, TrainFinished)}
+    if isinstance(last, TrainFinished):
+        about |= {"weights": str(last.weights), "results": [one.row() for one in last.outcomes]}
+        text = "\n".join([*results_table(last.outcomes), f"{last.weights}: described in {last.card}"])
+    else:
+        about |= {"step": last.done, "steps": last.total}
+        text = f"{output}: {last.done} of {last.total} steps. The same command without --steps does the rest."
+    show.print_json(about) if as_json else show.line(text)

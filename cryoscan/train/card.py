@@ -1,0 +1,101 @@
+"""What is written about a trained tower for people: its curves and its card."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryoscan.models.density_tower import TowerConfig
+from cryoscan.provenance import Provenance, write_atomically
+from cryoscan.train.evaluate import TOPS, Outcome
+from cryoscan.train.library import AtomLibrary
+from cryoscan.train.state import read_curves
+
+_LIMITS = """Trained on simulated density alone: domains of 40 to 300 residues under made-up masks, neighbours, noise
+and filters. Real maps differ. Larger domains than a window are cut off. The validation domains are few and chose the
+settings: expect less on others."""
+
+
+def draw_curves(curves: Path, picture: Path) -> None:
+    """Draw a run's log: losses and rates above, how often the domain itself was found in validations below."""
+    from matplotlib.figure import Figure
+
+    found = read_curves(curves)
+    plain = {name: points for name, points in found.items() if "/" not in name and name != "processor_s"}
+    watched = {
+        name: points for name, points in found.items() if name.startswith("validation/") and "/domain/top10" in name
+    }
+    figure = Figure(figsize=(9, 9), layout="constrained")
+    above, below = figure.subplots(2, 1)
+    for name, (steps, values) in plain.items():
+        above.plot(steps, values, label=name)
+    above.set(ylabel="mean since the last row", yscale="log")
+    for name, (steps, values) in watched.items():
+        below.plot(steps, values, label=name.removeprefix("validation/"), marker=".")
+    below.set(xlabel="step", ylabel="found among the first 10", ylim=(0, 1))
+    for axes in (above, below):
+        if axes.lines:
+            axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(picture, dpi=120)
+
+
+def write_card(
+    path: Path,
+    *,
+    provenance: Provenance,
+    library: AtomLibrary,
+    outcomes: Sequence[Outcome],
+    tower: TowerConfig,
+) -> None:
+    """Write the model card: data, settings, seed, results, limits."""
+    splits = [anchor.split for anchor in library.anchors]
+    lines = [
+        "# Model card",
+        "",
+        f"A density tower of cryoscan {provenance.version}, begun {provenance.time}, seed {provenance.seed}.",
+        "",
+        "## Data",
+        "",
+        *(f"- {split}: {splits.count(split)} domains" for split in ("train", "validation", "test")),
+        f"- fingerprint of the library: `{provenance.inputs.get('library', '')}`",
+        "",
+        "Nothing that is trained on is of a sequence cluster, PDB entry or chain of a held-out domain.",
+        "The test domains were not looked at.",
+        "",
+        "## Settings",
+        "",
+        *(f"- `{key}`: {value}" for key, value in provenance.config.items()),
+        *(f"- tower `{key}`: {value}" for key, value in tower.to_json().items()),
+        "",
+        "## Results",
+        "",
+        "Validation domains, Top-1 / 5 / 10 in percent with Wilson's 95 % interval of Top-10; chance is of Top-10.",
+        "",
+        *results_table(outcomes),
+        "",
+        "Curves: `curves.png`, numbers: `curves.csv`.",
+        "",
+        "## Limits",
+        "",
+        _LIMITS,
+        "",
+    ]
+    write_atomically(path, "\n".join(lines))
+
+
+def results_table(outcomes: Sequence[Outcome]) -> list[str]:
+    """Markdown rows, one for each condition and question, embedders side by side."""
+    names = list(dict.fromkeys(one.embedder for one in outcomes))
+    found = {(one.condition, one.question, one.embedder): one for one in outcomes}
+    rows = [
+        f"| condition | question | n | chance | {' | '.join(names)} |",
+        f"|---|---|---|---|{'---|' * len(names)}",
+    ]
+    for condition, question in dict.fromkeys((one.condition, one.question) for one in outcomes):
+        cells = []
+        for name in names:
+            row = found[condition, question, name].row()
+            tops = " / ".join(f"{100 * row[f'top{top}']:.1f}" for top in TOPS)
+            cells.append(f"{tops} ({100 * row['top10_low']:.0f}–{100 * row['top10_high']:.0f})")
+        first = found[condition, question, names[0]].row()
+        chance = f"{100 * first['chance_top10']:.2f}"
+        rows.append(f"| {condition} | {question} | {first['queries']} | {chance} | {' | '.join(cells)} |")
+    return rows

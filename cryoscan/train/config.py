@@ -1,0 +1,78 @@
+"""What a training run is asked for: tower, objective, views and schedule, as read from YAML."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from cryoscan.config import Config
+from cryoscan.errors import ConfigError
+from cryoscan.models.density_tower import TowerConfig
+from cryoscan.train.conditions import ViewConfig
+from cryoscan.train.loop import FitSettings
+
+_COARSEST_A = 2.8
+
+
+class TrainConfig(Config):
+    """Settings of `cryoscan train`."""
+
+    objective: Literal["reconstruct", "contrast", "align", "align_paper"]
+    """What the tower is trained for."""
+    targets: Literal["prototypes", "invariant"] = "prototypes"
+    """What a tower is aligned to: vectors that begin as the invariant features of the clean domains and are
+    learned with the tower, or these features as they are. Only for ``align``; ``align_paper`` takes the latter."""
+    tower: dict[str, Any] = Field(default_factory=dict)
+    """Sizes of the tower that differ from the defaults of `TowerConfig`."""
+    start_from: Path | None = None
+    """Weights (.safetensors) of an earlier run to begin with; the sizes must be those of `tower`."""
+    views: dict[str, Any] = Field(default_factory=dict)
+    """What differs from the defaults of `ViewConfig`."""
+    clean_until: int = Field(default=0, ge=0)
+    """Step until which the share of views as in `views` rises from none to all; the others are clean."""
+    batch: int = Field(default=16, ge=2)
+    """Views in a step."""
+    per_type: int = Field(default=1, ge=1)
+    """Views of one type in a row of a batch; ``contrast`` needs more than 1."""
+    cap: int = Field(default=4, ge=1)
+    """A type of n domains is drawn as often as the smaller of n and this many single domains."""
+    hidden: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the blocks of 4³ voxels that are hidden from the tower."""
+    reconstruction: float = Field(default=0.1, ge=0)
+    """Weight of the reconstruction beside ``align``."""
+    temperature: float = Field(default=0.07, gt=0)
+    """Of the cosines in ``contrast`` and ``align``."""
+    steps: int = Field(default=10000, ge=1)
+    """Batches in all."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """Largest step of AdamW."""
+    validate_every: int = Field(default=1000, ge=1)
+    """Steps between validations."""
+    seed: int = 0
+    """Of the first weights and of every step."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.objective == "contrast" and self.per_type < 2:
+            raise ValueError("contrast needs per_type of 2 or more")
+        try:
+            self.view_config()
+            tower = TowerConfig.from_json(self.tower)
+        except (ConfigError, TypeError) as error:
+            raise ValueError(str(error)) from error
+        if tower.voxel_size_A > _COARSEST_A:
+            raise ValueError(f"validation needs a grid that carries 4.5 Å: voxels of at most {_COARSEST_A} Å")
+        return self
+
+    def view_config(self) -> ViewConfig:
+        """The views that are trained on."""
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in self.views.items()
+        }
+        return ViewConfig(**values)
+
+    def fit_settings(self) -> FitSettings:
+        """The schedule."""
+        return FitSettings(
+            steps=self.steps, learning_rate=self.learning_rate, validate_every=self.validate_every, seed=self.seed
+        )

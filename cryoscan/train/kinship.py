@@ -1,0 +1,93 @@
+"""How closely the domains of a library are related, and how often each is drawn because of it."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cryoscan.train.library import Anchor, AtomLibrary, Split
+
+LEVELS = 4
+"""Levels of CATH (class, architecture, topology, superfamily) and SCOPe (class, fold, superfamily, family)."""
+TYPE, ITSELF = LEVELS, LEVELS + 1
+"""Depth of two domains of the same type, and of a domain and itself."""
+
+_SCHEMES = ("CATH", "SCOPe")
+
+
+class Kinship:
+    """Depth of the deepest node that two domains share in any classification.
+
+    Parameters
+    ----------
+    anchors : sequence of Anchor
+    """
+
+    def __init__(self, anchors: Sequence[Anchor]) -> None:
+        numbers: dict[str, int] = {}
+        codes = torch.full((len(anchors), len(_SCHEMES), LEVELS), -1, dtype=torch.int64)
+        for index, anchor in enumerate(anchors):
+            for type_ in anchor.types:
+                scheme, _, code = type_.partition(":")
+                words = code.split(".")
+                for level in range(min(LEVELS, len(words))):
+                    node = f"{scheme}:{'.'.join(words[: level + 1])}"
+                    codes[index, _SCHEMES.index(scheme), level] = numbers.setdefault(node, len(numbers))
+        self._codes_DSL = codes
+
+    def to(self, device: torch.device | str) -> "Kinship":
+        """The same on another device."""
+        moved = Kinship(())
+        moved._codes_DSL = self._codes_DSL.to(device)
+        return moved
+
+    def depths(self, anchors_B: Tensor, others_N: Tensor) -> Tensor:
+        """Depth of each pair, int64 `b n`: 0 nothing in common, 1 the class … 4 the type, 5 the same domain."""
+        mine, other = self._codes_DSL[anchors_B][:, None], self._codes_DSL[others_N][None]
+        shared = ((mine == other) & (mine >= 0)).sum(dim=-1).amax(dim=-1)
+        return torch.where(anchors_B[:, None] == others_N[None], ITSELF, shared)
+
+    def codes(self, anchors_B: Tensor) -> Tensor:
+        """Scheme and nodes in one classification of each domain, int64 `b 5`; CATH before SCOPe.
+
+        Domains that no scheme classifies are a scheme of their own each.
+        """
+        codes_BSL = self._codes_DSL[anchors_B]
+        has_BS = codes_BSL[..., 0] >= 0
+        scheme_B = has_BS.to(torch.int64).argmax(dim=1)  # the first that has it
+        chosen_BL = codes_BSL[torch.arange(len(anchors_B), device=scheme_B.device), scheme_B]
+        scheme_B = torch.where(has_BS.any(dim=1), scheme_B, len(_SCHEMES) + anchors_B)
+        return torch.cat([scheme_B[:, None], chosen_BL], dim=1)
+
+
+class Sampler:
+    """Draws anchors of one split so that populous types do not outvote the others.
+
+    A type of n domains is drawn as often as min(n, `cap`) domains that are alone in theirs.
+
+    Parameters
+    ----------
+    library : AtomLibrary
+    split : str
+    cap : int
+        1 draws all types equally often.
+    """
+
+    def __init__(self, library: AtomLibrary, *, split: Split = "train", cap: int = 4) -> None:
+        self._anchors_N = library.anchors_of(split)
+        types = [library.anchors[int(index)] for index in self._anchors_N]
+        names = [anchor.types[0] if anchor.types else anchor.id for anchor in types]
+        counts, places = Counter(names), {name: place for place, name in enumerate(sorted(set(names)))}
+        weights = [min(counts[name], cap) / counts[name] for name in names]
+        self._weights_N = torch.tensor(weights, device=library.device)
+        self._types_N = torch.tensor([places[name] for name in names], device=library.device)
+
+    def draw(self, count: int, *, per_type: int = 1, rng: torch.Generator) -> Tensor:
+        """Indices of anchors of the library, int64 `count`; `per_type` in a row are of one type, or the same."""
+        first = torch.multinomial(self._weights_N, -(-count // per_type), replacement=True, generator=rng)
+        if per_type == 1:
+            return self._anchors_N[first]
+        same = (self._types_N[first][:, None] == self._types_N[None]).to(torch.float32)
+        others = torch.multinomial(same, per_type - 1, replacement=True, generator=rng)
+        return self._anchors_N[torch.cat([first[:, None], others], dim=1).flatten()[:count]]

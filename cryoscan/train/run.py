@@ -1,0 +1,274 @@
+"""From a configuration and a folder of data to a trained tower: what is built, logged, refused and written."""
+
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from cryoscan.embedding import Embedder
+from cryoscan.errors import MismatchError, MissingFileError
+from cryoscan.models.checkpoint import load_tower, save_tower
+from cryoscan.models.cleaned import CleanedEmbedder
+from cryoscan.models.density_tower import DensityTower, TowerConfig
+from cryoscan.models.invariant import InvariantEmbedder
+from cryoscan.models.tower_embedder import TowerEmbedder
+from cryoscan.provenance import Provenance, fingerprint_arrays, fingerprint_file, write_atomically
+from cryoscan.train import objectives
+from cryoscan.train.card import draw_curves, write_card
+from cryoscan.train.conditions import CONDITIONS
+from cryoscan.train.evaluate import Outcome, collapse, evaluate, numbers_of
+from cryoscan.train.kinship import Kinship, Sampler
+from cryoscan.train.library import AtomLibrary
+from cryoscan.train.loop import TrainEvent, fit
+from cryoscan.train.objectives import Numbers, Objective, Pupil
+from cryoscan.train.state import CURVES
+from cryoscan.train.views import Views, simulate_views
+
+if TYPE_CHECKING:  # reading YAML needs more than a machine that only trains has
+    from cryoscan.train.config import TrainConfig
+
+LIBRARY, PROVENANCE, WEIGHTS, CARD, PICTURE = (
+    "library.npz",
+    "provenance.json",
+    "tower.safetensors",
+    "card.md",
+    "curves.png",
+)
+_WATCHED = ("clean_6A", "missing_30", "neighbours_sphere", "neighbours_molecular_3A", "hard")
+_SMALL_BANK = 600  # domains that are watched during a run: a validation takes seconds, not minutes
+
+
+@dataclass(frozen=True, slots=True)
+class TrainFinished:
+    """The end of a run.
+
+    Parameters
+    ----------
+    weights, card : Path
+    outcomes : tuple of Outcome
+        On all validation domains, under all conditions.
+    """
+
+    weights: Path
+    card: Path
+    outcomes: tuple[Outcome, ...]
+
+
+def train(
+    config: "TrainConfig",
+    folder: Path | str,
+    *,
+    data: Path | str | None = None,
+    until: int | None = None,
+    device: str = "cpu",
+) -> Iterator[TrainEvent | TrainFinished]:
+    """Train a tower in a folder, or go on there; the last event of a whole run is `TrainFinished`.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    folder : Path
+        Of the run: library, checkpoint, log, and at the end weights, curves and model card.
+    data : Path, optional
+        Data folder that the library is made from. Only at the beginning.
+    until : int, optional
+        Stop after this step; the schedule stays that of all steps.
+    device : str
+        Where torch computes.
+
+    Raises
+    ------
+    MismatchError
+        If the folder holds a run with other settings or other data.
+    MissingFileError
+        If neither the folder has a library nor data are given.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    library = _library(folder, data)
+    provenance = _same_run(folder, config, library)
+    library = library.to(device)
+    pupil = build_pupil(config, library).to(device)
+    kinship = Kinship(library.anchors).to(device)
+    events = fit(
+        pupil,
+        objective_of(config, kinship),
+        functools.partial(draw_views, config, Sampler(library, cap=config.cap), library),
+        config.fit_settings(),
+        folder,
+        validate=functools.partial(_watch, config, library, device),
+        until=until,
+    )
+    for event in events:
+        yield event
+        if event.stopped:
+            return
+    save_tower(pupil.tower, folder / WEIGHTS, provenance=provenance)
+    draw_curves(folder / CURVES, folder / PICTURE)
+    outcomes = evaluate(embedders_of(config, pupil, device), library)
+    write_card(folder / CARD, provenance=provenance, library=library, outcomes=outcomes, tower=pupil.tower.config)
+    yield TrainFinished(folder / WEIGHTS, folder / CARD, tuple(outcomes))
+
+
+def build_pupil(config: "TrainConfig", library: AtomLibrary) -> Pupil:
+    """A tower with its first weights, and targets if the objective has any."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        tower = DensityTower(TowerConfig.from_json(config.tower))
+    if config.start_from is not None:
+        before = load_tower(config.start_from)
+        if before.config != tower.config:
+            raise MismatchError(
+                "expected weights of a tower of the same sizes",
+                got=f"{before.config} in {config.start_from}",
+                hint="Give the same sizes under `tower`.",
+            )
+        tower.load_state_dict(before.state_dict())
+    if config.objective in ("reconstruct", "contrast"):
+        return Pupil(tower)
+    targets_DK = invariant_targets(library, tower.config)
+    return Pupil(tower, targets_DK, frozen=config.objective == "align_paper" or config.targets == "invariant")
+
+
+def objective_of(config: "TrainConfig", kinship: Kinship) -> Objective:
+    """The objective with its settings."""
+    match config.objective:
+        case "reconstruct":
+            return functools.partial(objectives.reconstruct, hidden=config.hidden)
+        case "contrast":
+            return functools.partial(objectives.contrast, kinship=kinship, temperature=config.temperature)
+        case "align_paper":
+            return functools.partial(objectives.align_paper, kinship=kinship)
+    return functools.partial(
+        objectives.align,
+        kinship=kinship,
+        temperature=config.temperature,
+        hidden=config.hidden,
+        reconstruction=config.reconstruction,
+    )
+
+
+def draw_views(config: "TrainConfig", sampler: Sampler, library: AtomLibrary, step: int, rng: torch.Generator) -> Views:
+    """The views of a step: at first clean ones, then more and more as they are to be."""
+    anchors = sampler.draw(config.batch, per_type=config.per_type, rng=rng)
+    spoilt = config.batch
+    if step < config.clean_until:
+        spoilt = round(config.batch * step / config.clean_until)
+    tower = TowerConfig.from_json(config.tower)
+    simulate = functools.partial(simulate_views, library, rng=rng, window=tower.window, voxel_size=tower.voxel_size_A)
+    views = config.view_config()
+    if spoilt == config.batch:
+        return simulate(anchors, config=views)
+    clean = replace(CONDITIONS["clean_4.5-10A"], resolution_A=views.resolution_A)
+    parts = [simulate(anchors[spoilt:], config=clean)]
+    if spoilt:
+        parts.append(simulate(anchors[:spoilt], config=views))
+    names = Views.__dataclass_fields__
+    return Views(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+
+def invariant_targets(library: AtomLibrary, tower: TowerConfig, *, seed: int = 0) -> torch.Tensor:
+    """Vectors of all domains from the invariant features of clean views at 6 Å, `domains dim`, of unit length.
+
+    The features are turned to their principal axes about their mean, and the first are taken
+    without rescaling: made equally wide, they would tell domains apart worse.
+    """
+    rng = torch.Generator(device=library.device).manual_seed(seed)
+    invariant = InvariantEmbedder(tower.voxel_size_A, contour=0.0)
+    everyone = torch.arange(len(library.anchors), device=library.device)
+    features = []
+    for some in torch.split(everyone, 256):
+        views = simulate_views(
+            library,
+            some,
+            config=CONDITIONS["clean_6A"],
+            rng=rng,
+            window=InvariantEmbedder.window,
+            voxel_size=tower.voxel_size_A,
+        )
+        features.append(invariant.embed(views.density_BZYX.cpu().numpy()))
+    centred = np.concatenate(features)
+    centred -= centred.mean(axis=0)
+    axes = np.linalg.svd(centred, full_matrices=False)[2][: tower.dim]
+    targets_DK = torch.zeros(len(centred), tower.dim)
+    targets_DK[:, : len(axes)] = torch.from_numpy(centred @ axes.T)
+    return torch.nn.functional.normalize(targets_DK, dim=1)
+
+
+def embedders_of(config: "TrainConfig", pupil: Pupil, device: str) -> dict[str, Embedder]:
+    """What is evaluated: the invariant, the tower's vectors, and the invariant of its reconstructions."""
+    tower = pupil.tower
+    found: dict[str, Embedder] = {}
+    if tower.config.window == InvariantEmbedder.window:
+        found["invariant"] = InvariantEmbedder(tower.config.voxel_size_A, device=device)
+        if config.objective in ("reconstruct", "align"):
+            found["cleaned"] = CleanedEmbedder(tower, device=device)
+    if config.objective != "reconstruct":
+        found["tower"] = TowerEmbedder(tower, device=device)
+    return found
+
+
+# ---------------------------------------------------------------- private
+
+
+def _watch(config: "TrainConfig", library: AtomLibrary, device: str, pupil: Pupil) -> Numbers:
+    """A quick validation: few conditions, a small bank; and signs of collapse."""
+    embedders = embedders_of(config, pupil, device)
+    conditions = {name: CONDITIONS[name] for name in _WATCHED}
+    numbers = numbers_of(evaluate(embedders, library, conditions=conditions, views=1, largest=_SMALL_BANK))
+    rng = torch.Generator(device=library.device).manual_seed(0)
+    tower = pupil.tower.config
+    clean = simulate_views(
+        library,
+        library.anchors_of("validation"),
+        config=CONDITIONS["clean_6A"],
+        rng=rng,
+        window=tower.window,
+        voxel_size=tower.voxel_size_A,
+    )
+    last = list(embedders)[-1]
+    return numbers | collapse(embedders[last].embed(clean.density_BZYX.cpu().numpy()))
+
+
+def _library(folder: Path, data: Path | str | None) -> AtomLibrary:
+    if (folder / LIBRARY).exists():
+        return AtomLibrary.load(folder / LIBRARY)
+    if data is None:
+        raise MissingFileError(
+            f"expected a run in {folder}, or data to begin one",
+            got="neither",
+            hint="Give --data FOLDER, with structures/ and labels/.",
+        )
+    from cryoscan.train.split import read_library  # needs all that reading structures needs
+
+    library, _ = read_library(data)
+    library.save(folder / LIBRARY)
+    return library
+
+
+def _same_run(folder: Path, config: "TrainConfig", library: AtomLibrary) -> Provenance:
+    """The provenance of the run; refuses a folder in which another one was begun."""
+    anchors = fingerprint_arrays([np.array([str(anchor) for anchor in library.anchors]), library.steps_N3.numpy()])
+    inputs = {"library": anchors}
+    if config.start_from is not None:
+        inputs["start_from"] = fingerprint_file(config.start_from)
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"start_from"})
+    now = Provenance("cryoscan train", settings, inputs, config.seed)
+    path = folder / PROVENANCE
+    if not path.exists():
+        write_atomically(path, json.dumps(now.to_json(), indent=1))
+        return now
+    before = Provenance.from_json(json.loads(path.read_text(encoding="utf-8")))
+    differences = before.differences(now)
+    if differences:
+        raise MismatchError(
+            f"expected the settings and data of the run in {folder}",
+            got="; ".join(differences),
+            hint="Change them back, or train in another folder.",
+        )
+    return before
