@@ -72,7 +72,7 @@ def plain(bench: Path) -> Iterator[dict[str, str]]:
         patch.setattr(sys, "argv", [str(word) for word in [*line, "--config", bench / "scan.yaml"]])
         with pytest.raises(SystemExit, match="0"):
             main()
-    yield results(bench / "plain.scan")
+    return results(bench / "plain.scan")
 
 
 @pytest.fixture
@@ -277,9 +277,7 @@ def test_a_batch_system_that_is_not_there_is_said_in_a_sentence(
     assert "Traceback" not in err
 
 
-def test_a_batch_system_that_refuses_jobs_is_quoted(
-    scan: Any, bench: Path, tmp_path: Path, batch_system: Path
-) -> None:
+def test_a_batch_system_that_refuses_jobs_is_quoted(scan: Any, bench: Path, tmp_path: Path, batch_system: Path) -> None:
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/bash\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
     code, _, err = scan("--cluster", bench / "cluster_here.yaml")
     assert code == 1

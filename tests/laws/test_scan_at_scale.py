@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,7 +98,7 @@ def test_scan_does_not_depend_on_tiling(
 @pytest.mark.parametrize("stride", [2, 7])
 @pytest.mark.parametrize("kind", ["windows", "cells"])
 def test_what_is_looked_at_does_not_depend_on_tiling(volume: Volume, tmp_path: Path, kind: str, stride: int) -> None:
-    """Also where points are further apart than windows reach or cells are wide, and windows smaller than flat places."""
+    """Also where points are further apart than windows reach, and windows smaller than flat places."""
     small = Volume(volume.load()[:23, :30, :35], volume.voxel_size, volume.origin)
     scores = []
     for tile_points in (64, 3):

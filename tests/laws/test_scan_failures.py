@@ -1,4 +1,4 @@
-"""Laws of failure: whatever is killed, broken, full or changed, the scan says so, and its answer is the same in the end."""
+"""Laws of failure: whatever is killed, full or changed, the scan says so, and its answer is the same in the end."""
 
 import errno
 import json
@@ -162,7 +162,7 @@ def test_a_piece_that_takes_all_memory_is_tried_again_and_then_reported(
     switch = tmp_path / "on"
     switch.touch()
     plan = moody_plan(bright_scene(), Moody(switch, mood), tile_points=13)
-    *events, last = run_scan(plan, tmp_path / "a.scan", executor=dask)
+    *_events, last = run_scan(plan, tmp_path / "a.scan", executor=dask)
     assert isinstance(last, ScanFinished)
     failed = last.result.summary["failed"]
     assert 0 < len(failed) < len(plan.tiling)
@@ -211,7 +211,7 @@ def test_a_scan_that_is_killed_again_and_again_gives_the_same_answer(
     undisturbed: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
     seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")
+    print(f"seed {seed}")  # noqa: T201 (shown where the test fails)
     rng = random.Random(seed)
     killed = 0
     while killed < 5:
@@ -583,8 +583,8 @@ def test_workers_of_another_version_stop_the_scan(volume: Volume, dask: Dask, tm
     dask._client.run(scan_worker.pretend_version, "0.0.1", workers=workers)
     try:
         for number in range(3):
+            plan = plan_of("masked", volume, min_score=0.5 + random.random() / 3)  # not one that a worker knows
             with pytest.raises(MismatchError, match=r"on every worker; got version 0\.0\.1\. Install the same version"):
-                plan = plan_of("masked", volume, min_score=0.5 + random.random() / 3)  # not one that a worker knows
                 list(run_scan(plan, tmp_path / f"{number}.scan", executor=dask))
     finally:
         dask._client.run(scan_worker.pretend_version, None)

@@ -112,9 +112,7 @@ def test_pyramid_of_a_sparse_image_is_that_of_a_dense_one_and_as_sparse(
     pyramids = []
     for name in ("sparse.zarr", "dense.zarr"):
         options = {"dtype": np.uint16, "voxel_size": VOXEL_SIZE, "origin": ORIGIN}
-        array = create_zarr(
-            tmp_path / name, shape=shape, chunks=(32, 32, 32), shards=shards, pyramid=True, **options
-        )
+        array = create_zarr(tmp_path / name, shape=shape, chunks=(32, 32, 32), shards=shards, pyramid=True, **options)
         if name == "dense.zarr":
             array[...] = 0
         array[box] = block
