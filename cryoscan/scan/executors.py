@@ -169,8 +169,17 @@ class Dask:
         suspects: deque[tuple[int, int]] = deque()  # were there when a worker died or hung; tried again one by one
         running: dict[Any, tuple[int, int, float]] = {}
         longest = 0.0
+        seen: float | None = None  # when there was a worker last; jobs may wait in a queue for long before the first
         while waiting or suspects or running:
-            while waiting and len(running) < _PER_WORKER * max(1, self._present()):
+            present = self._present()
+            seen = time.monotonic() if present else seen
+            if seen is not None and time.monotonic() - seen > self._patience:
+                raise ResourceError(
+                    "expected workers until the scan is finished",
+                    got="none any more",
+                    hint="See in their logs why they ended; the same command goes on where this one stopped.",
+                )
+            while waiting and len(running) < _PER_WORKER * max(1, present):
                 self._hand_out(waiting.popleft(), running, work, key, path)
             if suspects and not running:
                 self._hand_out(suspects.popleft(), running, work, key, path)
@@ -180,14 +189,16 @@ class Dask:
                 done = set()
             for future in done:
                 number, attempt, start = running.pop(future)
-                if future.status == "finished":
+                value, error = _answer(future)
+                if isinstance(value, _NotOpened):
+                    raise value.error
+                if isinstance(error, TimeoutError) and future.status != "error":
+                    running[future] = (number, attempt, start)  # lost with its worker, and being done again
+                    continue
+                if error is None:
                     longest = max(longest, time.monotonic() - start)
-                    value = future.result()
-                    if isinstance(value, _NotOpened):
-                        raise value.error
                     yield Outcome(number, value)
                     continue
-                error = _error_of(future)
                 raise_if_fatal(error, path)
                 if isinstance(error, CryoscanError) or attempt == _ATTEMPTS:
                     yield Outcome(number, error=_reason(error))
@@ -252,6 +263,7 @@ def local_workers(count: int, *, patience: float = _PATIENCE) -> Iterator[Dask]:
     with (
         _quiet(),
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),  # pieces are tried again here
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 d"}),  # else two deaths end a worker for good
         dask.config.set({"distributed.nanny.pre-spawn-environ": {**MEMORY, "OMP_NUM_THREADS": "1"}}),
         distributed.LocalCluster(
             n_workers=count,
@@ -371,12 +383,12 @@ def _do(work: Work, key: str, threads: int, path: Path, number: int) -> Any:
 # ---------------------------------------------------------------- what went wrong
 
 
-def _error_of(future: Any) -> BaseException:
+def _answer(future: Any) -> tuple[Any, BaseException | None]:
+    """What a piece returned, or why it did not; the answer lies with a worker, which may have died since."""
     try:
-        error = future.exception(timeout=10)
-    except Exception as lost:  # cancelled, or its worker is gone
-        return lost
-    return error if isinstance(error, BaseException) else RuntimeError(f"the work was {future.status}")
+        return future.result(timeout=_ANSWER), None
+    except Exception as error:  # the piece's own, or that its worker is gone
+        return None, error
 
 
 @contextlib.contextmanager

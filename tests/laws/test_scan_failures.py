@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import dask.config as dask_config
 import distributed.protocol.pickle
 import numpy as np
 import pytest
@@ -201,6 +202,25 @@ def test_a_worker_that_is_killed_costs_only_time(
     list(islice(events, 2))
     os.kill(min(dask._client.run(os.getpid).values()), signal.SIGKILL)
     assert results(finished(events)) == undisturbed["masked"]
+
+
+@pytest.mark.slow
+def test_a_scan_whose_workers_have_all_gone_says_so(volume: Volume, tmp_path: Path) -> None:
+    with (
+        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        events = run_scan(plan_of("masked", volume), tmp_path / "a.scan", executor=Dask(client, patience=1.0))
+        next(events)
+        cluster.scale(0)
+        with pytest.raises(ResourceError, match=r"expected workers until .*; got none any more\. See in their logs"):
+            list(events)
+
+
+@pytest.mark.slow
+def test_a_worker_comes_back_however_often_it_dies(dask: Dask) -> None:
+    """Also if it is away when the cluster looks for it again, some time after an earlier death."""
+    assert dask_config.get("distributed.deploy.lost-worker-timeout") == "1 d"
 
 
 # ---------------------------------------------------------------- the scan itself is killed
@@ -579,6 +599,7 @@ def test_workers_that_open_something_else_stop_the_scan(volume: Volume, dask: Da
 @pytest.mark.parametrize("which", [slice(1), slice(1, 2), slice(2)])
 def test_workers_of_another_version_stop_the_scan(volume: Volume, dask: Dask, tmp_path: Path, which: slice) -> None:
     """Whichever of the two has it, and whichever is asked first."""
+    dask._client.wait_for_workers(2, timeout=60)
     workers = sorted(dask._client.run(os.getpid))[which]
     dask._client.run(scan_worker.pretend_version, "0.0.1", workers=workers)
     try:
