@@ -29,7 +29,7 @@ _PROBE = 96  # voxels of the embedder's grid; edge of the blocks that are looked
 _FLAT = 16  # voxels; edge of the cubes whose spread tells specimen from vacuum
 _TELLS_APART = 3.0  # ratio of the spreads of two kinds of places that are surely different
 _SMALL_LATTICE = 100_000  # points; above, tiles are larger: fewer files
-_NOT_GIVEN_BACK = 1.1  # what the allocator keeps between tiles (measured, with the compact tower)
+_NOT_GIVEN_BACK = 1.2  # what the allocator keeps between tiles (measured, with the compact tower)
 _WORKING_COPIES = 4  # of a block: resampling, blurring and smoothing each hold one or two
 
 

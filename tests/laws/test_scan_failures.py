@@ -14,7 +14,6 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-import dask.config as dask_config
 import distributed.protocol.pickle
 import numpy as np
 import pytest
@@ -215,12 +214,6 @@ def test_a_scan_whose_workers_have_all_gone_says_so(volume: Volume, tmp_path: Pa
         cluster.scale(0)
         with pytest.raises(ResourceError, match=r"expected workers until .*; got none any more\. See in their logs"):
             list(events)
-
-
-@pytest.mark.slow
-def test_a_worker_comes_back_however_often_it_dies(dask: Dask) -> None:
-    """Also if it is away when the cluster looks for it again, some time after an earlier death."""
-    assert dask_config.get("distributed.deploy.lost-worker-timeout") == "1 d"
 
 
 # ---------------------------------------------------------------- the scan itself is killed
