@@ -92,3 +92,14 @@ def check_windows(windows: np.ndarray, embedder: Embedder) -> np.ndarray:
             hint=f"Resample to {embedder.voxel_size:g} Å and cut windows of {edge}³ voxels.",
         )
     return np.asarray(windows, np.float32)
+
+
+def check_block(block: np.ndarray, embedder: Embedder, *, stride: Voxels) -> None:
+    """Say what is wrong with the shape of a block that is to be cut into windows, if anything is."""
+    edge = embedder.window
+    if block.ndim != 3 or min(block.shape) < edge or any((n - edge) % stride for n in block.shape):
+        raise GeometryError(
+            f"expected a block of {edge} + a multiple of {stride} voxels on each axis",
+            got=str(block.shape),
+            hint="Cut blocks with WindowGrid.read_box.",
+        )

@@ -1,5 +1,8 @@
 """How a region of a map becomes the window that an embedder takes: filter, mask, centre, resample."""
 
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 import scipy.ndimage
 
@@ -17,11 +20,12 @@ def region_window(
     *,
     resolution: Angstrom | None = None,
     bank: Angstrom | None = None,
+    about: Literal["density", "mask"] = "density",
 ) -> np.ndarray:
     """Cut a region out of a map as one window of the embedder.
 
     The map is blurred from its own resolution to that of the database's bank, multiplied by
-    the mask, and resampled to a window centred on the region's centre of mass.
+    the mask, and resampled to a window about the region's middle.
 
     Parameters
     ----------
@@ -33,6 +37,9 @@ def region_window(
     resolution, bank : Angstrom, optional
         Of the map and of the simulated densities it is compared with. Without both the map
         is taken as it is.
+    about : str
+        What has its middle in the middle of the window: the region's density, or the mask, which is the better
+        guess where neighbours are in it.
 
     Returns
     -------
@@ -43,7 +50,10 @@ def region_window(
     part = Volume(volume.read(box), volume.voxel_size, _corner(volume, box))
     weights = np.ones(part.shape, np.float32) if mask is None else _read(mask, box)
     data = blurred(part, resolution=resolution, target=bank).load() * weights
-    centre = centre_of_mass(Volume(data, part.voxel_size, part.origin))
+    if about == "mask":
+        centre = _position(part, scipy.ndimage.center_of_mass(weights))
+    else:
+        centre = centre_of_mass(Volume(data, part.voxel_size, part.origin))
     corner = np.asarray(centre) - (embedder.window - 1) / 2 * embedder.voxel_size
     edge = embedder.window
     window = resample_onto(
@@ -53,6 +63,28 @@ def region_window(
         shape=(edge, edge, edge),
     )
     return window.load()
+
+
+def region_windows(
+    volume: Volume,
+    mask: np.ndarray | None,
+    embedder: Embedder,
+    *,
+    resolution: Angstrom | None = None,
+    bank: Angstrom | None = None,
+) -> np.ndarray:
+    """Windows about both middles of a region, `2 w w w`; see `region_window`.
+
+    Neighbours pull the density's middle away from what was pointed at; a mask that was drawn
+    loosely has its middle elsewhere.
+    """
+    at = {"resolution": resolution, "bank": bank}
+    return np.stack(
+        [
+            region_window(volume, mask, embedder, about="density", **at),
+            region_window(volume, mask, embedder, about="mask", **at),
+        ]
+    )
 
 
 def blurred(volume: Volume, *, resolution: Angstrom | None, target: Angstrom | None) -> Volume:
@@ -86,8 +118,7 @@ def centre_of_mass(volume: Volume) -> Vector:
             got="none above the background",
             hint="Check the region's place (centre voxel = origin + index × voxel size), and the contrast.",
         )
-    z, y, x = volume.to_position(scipy.ndimage.center_of_mass(mass))
-    return float(z), float(y), float(x)
+    return _position(volume, scipy.ndimage.center_of_mass(mass))
 
 
 def _bounding_box(mask: np.ndarray | None, shape: tuple[int, int, int], margin: int) -> Box:
@@ -105,7 +136,11 @@ def _bounding_box(mask: np.ndarray | None, shape: tuple[int, int, int], margin: 
 
 
 def _corner(volume: Volume, box: Box) -> Vector:
-    z, y, x = volume.to_position([part.start for part in box])
+    return _position(volume, [part.start for part in box])
+
+
+def _position(volume: Volume, index: Sequence[float]) -> Vector:
+    z, y, x = volume.to_position(index)
     return float(z), float(y), float(x)
 
 

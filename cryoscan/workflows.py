@@ -15,7 +15,7 @@ import numpy as np
 import scipy.ndimage
 
 from cryoscan.datedb import LEVEL_NAMES, DateDB
-from cryoscan.datedb.build import DomainEmbedded, build_datedb, structure_window
+from cryoscan.datedb.build import DomainEmbedded, build_datedb, closer_look, structure_window
 from cryoscan.datedb.config import DateDBConfig
 from cryoscan.datedb.previews import choose_representatives, write_previews
 from cryoscan.datedb.sources import domains_of_store, names_of_store
@@ -34,7 +34,7 @@ from cryoscan.simulate import atoms_from_trace, density, is_trace
 from cryoscan.structure import Structure
 from cryoscan.units import A3_PER_RESIDUE, Angstrom, Box, Vector
 from cryoscan.volume import Volume
-from cryoscan.windows import blurred, centre_of_mass, region_window
+from cryoscan.windows import blurred, centre_of_mass, region_window, region_windows
 
 RESIDUES = (40, 600)
 """Sizes of regions that may be one domain or one chain, in residues."""
@@ -106,6 +106,7 @@ def identify(
     resolution: Angstrom | None = None,
     top: int = 10,
     schemes: Sequence[str] | None = None,
+    crowded: bool = False,
 ) -> Identification:
     """Name given regions of a map (CryoDomain's Mode 1).
 
@@ -122,6 +123,9 @@ def identify(
         Number of candidates per region.
     schemes : sequence of str, optional
         Answer with types of these schemes only.
+    crowded : bool
+        Whether a region holds neighbours in contact that no mask cuts off: then it is compared with entries within
+        their own envelopes too (`DateDB.seen`).
 
     Raises
     ------
@@ -131,17 +135,21 @@ def identify(
         If a region holds no density.
     """
     datedb.require(embedder)
+    datedb, embedder = closer_look(datedb, embedder)
     preflight = inspect(volume, resolution=resolution, coarsest=max(datedb.banks))
     loaded = volume.loaded()
     answers = []
     dense: dict[float, np.ndarray] = {}  # resolution → what is density once the map is blurred to its bank
+    cut_out = region_windows if datedb.matched else _one_window  # other vectors do not mind the middle
     for region in regions:
         soft = (
             soft_mask(region.mask, voxel_size=loaded.voxel_size, width=_EDGE)
             if region.mask.dtype == bool
             else region.mask
         )
-        answer = _best_answer(loaded, region.id, soft, preflight, datedb, embedder, top, schemes)
+        answer = _best_answer(
+            loaded, region.id, soft, preflight, datedb, embedder, top, schemes, cut_out=cut_out, crowded=crowded
+        )
         if answer.resolution not in dense:
             bank = datedb.bank_for(answer.resolution)
             smooth = blurred(loaded, resolution=answer.resolution, target=bank).load()
@@ -180,6 +188,7 @@ def identify_map(
         Default: 12 levels of `grouping_step`, 1 Å each.
     """
     datedb.require(embedder)
+    datedb, embedder = closer_look(datedb, embedder)
     preflight = inspect(volume, resolution=resolution, coarsest=max(datedb.banks))
     loaded = volume.loaded()
     smooth = blurred(loaded, resolution=preflight.finest, target=min(datedb.banks)).load()
@@ -298,7 +307,13 @@ def _grown(box: Box, volume: Volume, reach: Angstrom) -> Box:
     return z, y, x
 
 
-def _best_answer(
+def _one_window(
+    volume: Volume, mask: np.ndarray, embedder: Embedder, *, resolution: Angstrom, bank: Angstrom
+) -> np.ndarray:
+    return region_window(volume, mask, embedder, resolution=resolution, bank=bank)[None]
+
+
+def _best_answer(  # noqa: PLR0913
     volume: Volume,
     id_: int,
     soft: np.ndarray,
@@ -307,6 +322,9 @@ def _best_answer(
     embedder: Embedder,
     top: int,
     schemes: Sequence[str] | None,
+    *,
+    cut_out: Callable[..., np.ndarray] = _one_window,
+    crowded: bool = False,
 ) -> Region:
     """Answer for one region: at the known resolution, or at that of a few whose best cosine is the highest."""
     tried = (
@@ -315,17 +333,11 @@ def _best_answer(
         else [r for r in _ASSUMED if r >= preflight.nyquist] or [preflight.finest]
     )
     banks = [datedb.bank_for(resolution) for resolution in tried]
-    windows = np.stack(
-        [
-            region_window(volume, soft, embedder, resolution=resolution, bank=bank)
-            for resolution, bank in zip(tried, banks, strict=True)
-        ]
-    )
-    vectors = embedder.embed(windows)
-    ranked = [
-        datedb.search(vector[None], top=max(top, _SUPPORT), resolution=bank, schemes=schemes)[0]
-        for vector, bank in zip(vectors, banks, strict=True)
-    ]
+    ranked = []
+    for resolution, bank in zip(tried, banks, strict=True):
+        views = embedder.embed(cut_out(volume, soft, embedder, resolution=resolution, bank=bank))
+        similarity = datedb.seen(views, resolution=bank, crowded=crowded)
+        ranked.append(datedb.ranked(similarity, top=max(top, _SUPPORT), schemes=schemes))
     best = max(range(len(tried)), key=lambda i: ranked[i][0].cosine if ranked[i] else -1.0)
     centre: Vector = centre_of_mass(Volume(volume.load() * soft, volume.voxel_size, volume.origin))
     support = tuple(ranked[best])
@@ -388,7 +400,8 @@ def build_from_store(folder: Path, path: Path, *, config: DateDBConfig, overwrit
             yield last
     assert last is not None
     assert last.result is not None
-    db = replace(last.result, calibration=config.calibration).write(path, overwrite=overwrite, dtype=config.dtype)
+    db = replace(last.result, calibration=config.calibration, shape_calibration=config.shape_calibration)
+    db = db.write(path, overwrite=overwrite, dtype=config.dtype)
     read = {entry.id: reader for entry, reader in sources}
     finest = min(config.resolutions_A)
     chosen = choose_representatives(db, config.previews)

@@ -5,7 +5,8 @@ relatives are struck from the DateDB and asks for their type; ``real_maps`` cuts
 of experimental maps out under four masks of falling quality and asks for their name. Both
 run against a DateDB as it is, and print chance beside every number. ``mode2`` has whole maps
 or simulated complexes cut up, and compares the regions with the domains and chains of the
-model. ``scaling`` needs no data: it measures what scans cost, and how that grows.
+model. ``conditions`` asks for held-out domains with neighbours, badly cut out or incomplete.
+``scaling`` needs no data: it measures what scans cost, and how that grows.
 
 A folder of data holds any of::
 

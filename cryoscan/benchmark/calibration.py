@@ -13,6 +13,7 @@ from cryoscan.benchmark.ranking import best_by_type
 from cryoscan.benchmark.result import BenchmarkProgress, BenchmarkResult, Table, percent
 from cryoscan.benchmark.retrieval import choose_queries, query_window, seeded
 from cryoscan.datedb import DateDB
+from cryoscan.datedb.build import closer_look
 from cryoscan.datedb.store import calibrated
 from cryoscan.embedding import Embedder
 from cryoscan.metrics import wilson_interval
@@ -33,6 +34,7 @@ def run_calibration(
     first candidate whether its type is right. It is fitted on the ``dev`` half of the
     clusters and checked on the ``test`` half.
     """
+    datedb, embedder = closer_look(datedb, embedder)
     store = open_chains(asked)
     rows = [row for row in read_tables(asked).rows if row.scheme == "CATH"]
     halves = {

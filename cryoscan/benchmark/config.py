@@ -10,7 +10,7 @@ from cryoscan.config import Config
 class BenchmarkConfig(Config):
     """What is asked, and how hard the questions are."""
 
-    kind: Literal["retrieval", "real_maps", "calibration", "mode2", "scaling"]
+    kind: Literal["retrieval", "conditions", "real_maps", "calibration", "mode2", "scaling"]
     """Simulated domains, or chains cut out of experimental maps; the latter uses `residues` alone."""
     residues: tuple[int, int] = (40, 300)
     """Smallest and largest query, residues."""

@@ -13,8 +13,8 @@ from cryoscan.benchmark.config import BenchmarkConfig
 from cryoscan.benchmark.folders import ModelledMap, modelled_maps
 from cryoscan.benchmark.ranking import TOPS, best_by_type
 from cryoscan.benchmark.result import BenchmarkProgress, BenchmarkResult, Table, percent
-from cryoscan.datedb import DateDB
-from cryoscan.datedb.build import embed_structures
+from cryoscan.datedb import DateDB, Entry
+from cryoscan.datedb.build import closer_look, with_structures
 from cryoscan.datedb.held_out import identity, sequence_of
 from cryoscan.embedding import Embedder
 from cryoscan.errors import CryoscanError, FormatError
@@ -25,7 +25,7 @@ from cryoscan.simulate import density
 from cryoscan.structure import Structure
 from cryoscan.units import Angstrom
 from cryoscan.volume import Volume
-from cryoscan.windows import blurred, region_window
+from cryoscan.windows import blurred, region_windows
 
 MASKS = ("mask3A", "mask6A", "sphere", "none")
 """3 Å and 6 Å around the model's atoms, a sphere around the chain, and everything in the window's box."""
@@ -86,7 +86,10 @@ def run_real_maps(
             hint="Check maps_models/.",
         )
     entities = group_entities([chain.sequence for chain in chains])
-    banks = embed_structures([chain.structure for chain in chains], _reference(embedder), resolutions=[*datedb.banks])
+    structures = [chain.structure for chain in chains]
+    with_chains = with_structures(datedb, _entries(chains, entities), structures, _reference(embedder))
+    datedb, embedder = closer_look(datedb, embedder)
+    with_chains, _ = closer_look(with_chains, embedder)
     records: list[dict[str, Any]] = []
     done = 0
     for source in sources:
@@ -101,7 +104,7 @@ def run_real_maps(
         for index in mine if volume is not None else ():
             assert volume is not None
             try:
-                records.append(_asked(index, chains, entities, volume, banks, datedb, embedder))
+                records.append(_asked(index, chains, entities, volume, with_chains, datedb, embedder))
             except CryoscanError as error:
                 notes.append(f"{source.name} chain {chains[index].chain} was left out: {error}")
         done += len(mine)
@@ -150,6 +153,14 @@ def _reference(embedder: Embedder) -> Embedder:
     return embedder
 
 
+def _entries(chains: Sequence[MapChain], entities: np.ndarray) -> list[Entry]:
+    """The chains as entries of a scheme of their own, one type for each protein."""
+    return [
+        Entry(f"{chain.source.name} {chain.chain}", "benchmark", f"protein {entity}", row)
+        for row, (chain, entity) in enumerate(zip(chains, entities, strict=True))
+    ]
+
+
 def _chains(sources: Sequence[ModelledMap], residues: tuple[int, int], notes: list[str]) -> list[MapChain]:
     found = []
     for source in sources:
@@ -177,7 +188,7 @@ def _asked(
     chains: Sequence[MapChain],
     entities: np.ndarray,
     volume: Volume,
-    banks: Mapping[float, np.ndarray],
+    with_chains: DateDB,
     datedb: DateDB,
     embedder: Embedder,
 ) -> dict[str, Any]:
@@ -194,8 +205,10 @@ def _asked(
         "sphere": soft_weights(sphere, chain.radius + _SPHERE_MARGIN),
         "none": box.astype(np.float32),
     }
-    windows = [region_window(part, mask, embedder, resolution=resolution, bank=bank) for mask in masks.values()]
-    vectors = embedder.embed(np.stack(windows))
+    vectors = {
+        name: embedder.embed(region_windows(part, mask, embedder, resolution=resolution, bank=bank))
+        for name, mask in masks.items()
+    }
     record: dict[str, Any] = {
         "map": chain.source.name,
         "chain": chain.chain,
@@ -206,20 +219,19 @@ def _asked(
         "first4": chain.number < _FIRST,
         **_measured(part, chain, near, masks, resolution, bank),
     }
-    for name, vector in zip(masks, vectors, strict=True):
-        rank, cath_rank, rival = _rank(vector, index, chains, entities, banks[bank], datedb, bank)
+    for name, views in vectors.items():
+        similarity = with_chains.seen(views, resolution=bank, crowded=False)
+        rank, cath_rank, rival = _rank(similarity, index, chains, entities, datedb)
         record |= {f"rank_{name}": rank, f"cath_rank_{name}": cath_rank, f"rival_{name}": rival}
     return record | _reason(record, max(datedb.banks), half_window)
 
 
 def _rank(
-    vector: np.ndarray,
+    similarity: np.ndarray,
     index: int,
     chains: Sequence[MapChain],
     entities: np.ndarray,
-    candidates: np.ndarray,
     datedb: DateDB,
-    bank: Angstrom,
 ) -> tuple[int, int, str]:
     """Rank of the right protein among the DateDB's types and the benchmark's proteins, and the best wrong one.
 
@@ -228,8 +240,8 @@ def _rank(
     """
     types = {key: place for place, key in enumerate(datedb.types)}
     owners = np.array([types[entry.scheme, entry.type] for entry in datedb.entries])
-    by_type = best_by_type(datedb.similarities(vector[None], resolution=bank), owners, len(types))[0]
-    similar = candidates @ vector
+    of_entries, similar = similarity[: len(owners)], similarity[len(owners) :]
+    by_type = best_by_type(of_entries[None], owners, len(types))[0]
     own = float(similar[entities == entities[index]].max())
     others = np.where(entities == entities[index], -np.inf, similar)
     by_protein = best_by_type(others[None], entities, int(entities.max()) + 1)[0]

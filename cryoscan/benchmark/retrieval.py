@@ -15,6 +15,7 @@ from cryoscan.benchmark.ranking import TOPS, Ranking, types_kept
 from cryoscan.benchmark.relatives import relatives
 from cryoscan.benchmark.result import BenchmarkProgress, BenchmarkResult, Table, decimals, percent
 from cryoscan.datedb import DateDB
+from cryoscan.datedb.build import closer_look
 from cryoscan.datedb.held_out import choose_held_out, digest, is_real_type, sequence_of
 from cryoscan.embedding import Embedder
 from cryoscan.errors import CryoscanError, FormatError
@@ -32,6 +33,7 @@ def run_retrieval(
     config: BenchmarkConfig, asked: Path, *, data: Path | None, datedb: DateDB, embedder: Embedder
 ) -> Iterator[BenchmarkProgress | BenchmarkResult]:
     """Ask the DateDB for the types of simulated domains; see `run_benchmark`."""
+    datedb, embedder = closer_look(datedb, embedder)
     tables = read_tables(asked)
     store = open_chains(asked)
     notes = list(tables.notes)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cryoscan.benchmark.calibration import run_calibration
+from cryoscan.benchmark.conditions import run_conditions
 from cryoscan.benchmark.config import BenchmarkConfig
 from cryoscan.benchmark.mode2 import run_mode2
 from cryoscan.benchmark.real_maps import run_real_maps
@@ -63,6 +64,8 @@ def run_benchmark(
         )
     if config.kind == "mode2":
         events = run_mode2(config, asked, datedb=datedb, embedder=embedder)
+    elif config.kind == "conditions":
+        events = run_conditions(config, asked, datedb=datedb, embedder=embedder)
     elif config.kind == "real_maps":
         events = run_real_maps(config, asked, datedb=datedb, embedder=embedder)
     elif config.kind == "calibration":

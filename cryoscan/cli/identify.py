@@ -57,6 +57,9 @@ def identify(
     box: _Box = None,
     center: _Center = None,
     radius: _Radius = None,
+    crowded: Annotated[
+        bool, typer.Option("--crowded", help="Neighbours in contact are in the region, and no mask cuts them off.")
+    ] = False,
     segment: Annotated[bool, typer.Option("--segment", help="Cut the map into regions and name each.")] = False,
     threshold: o.Threshold = None,
     step: o.Step = None,
@@ -94,7 +97,7 @@ def identify(
     db = open_datedb(datedb)
     settings = {"resolution": resolution, "top": top, "schemes": _schemes(db, scheme)}
     grouping = {"threshold": threshold, "step": step, "steps": steps}
-    answer = _answer(given, regions, db, segment=segment, settings=settings, grouping=grouping)
+    answer = _answer(given, regions, db, segment=segment, crowded=crowded, settings=settings, grouping=grouping)
     checks = docked(given.volume, answer, dock, models, overwrite=overwrite) if dock is not None else {}
     warnings = [*given.warnings, *answer.preflight.warnings]
     show.warn(warnings)
@@ -120,6 +123,7 @@ def _answer(
     db: "DateDB",
     *,
     segment: bool,
+    crowded: bool,
     settings: dict[str, Any],
     grouping: dict[str, Any],
 ) -> "Identification":
@@ -138,7 +142,7 @@ def _answer(
         taken = "is taken as one region" if one else "holds more than one chain and is cut into regions (--segment)"
         show.note(f"No region was given: the map {taken}.")
     if regions is not None:
-        answer = workflows.identify(given.volume, regions, datedb=db, embedder=embedder, **settings)
+        answer = workflows.identify(given.volume, regions, datedb=db, embedder=embedder, crowded=crowded, **settings)
         return replace(answer, labels=workflows.region_labels(given.volume, regions, answer))
     events = workflows.identify_map(given.volume, datedb=db, embedder=embedder, **settings, **grouping)
     last = show.to_the_end(events, "regions compared")

@@ -133,7 +133,7 @@ def search_query(
     db: "DateDB", path: Path, *, top: int, voxel_size: float | None, contrast: str, resolution: float | None
 ) -> Sequence[Candidate]:
     """Candidates for a structure file, simulated like the entries, or for a whole volume."""
-    from cryoscan.datedb.build import embed_structures, embedder_for
+    from cryoscan.datedb.build import closer_look, embed_structures, embedder_for
 
     if not path.name.lower().removesuffix(".gz").endswith((".pdb", ".ent", ".cif", ".mmcif")):
         from cryoscan.workflows import RegionMask, identify
@@ -143,7 +143,8 @@ def search_query(
         answer = identify(volume, [whole], datedb=db, embedder=embedder_for(db), resolution=resolution, top=top)
         return answer.regions[0].candidates
     bank = db.bank_for(resolution)
-    vectors = embed_structures([read_structure(path)], embedder_for(db, contour=0.0), resolutions=[bank])[bank]
+    db, embedder = closer_look(db, embedder_for(db, contour=0.0), contour=0.0)
+    vectors = embed_structures([read_structure(path)], embedder, resolutions=[bank])[bank]
     return db.search(vectors, top=top, resolution=bank)[0]
 
 

@@ -5,7 +5,8 @@ A DateDB is a folder::
     name.datedb/
         manifest.json      what wrote it: embedder, resolutions, provenance, fingerprints
         entries.csv.gz     one line per domain: id, type, name, PDB, chain, ranges, length …
-        embeddings.npy     the truth: banks × rows × dimensions, int8 or float16
+        embeddings.npz     the truth: banks × rows × dimensions, int8 or float16
+        shapes.npz         harmonics of densities and envelopes, for a closer look; 972 × rows, int8
         names.json         names of the nodes of CATH and SCOPe
         previews.npz       densities of representatives, for pictures and the demo (optional)
         index-*.faiss      a cache, may be deleted

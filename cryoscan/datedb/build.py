@@ -10,6 +10,7 @@ from cryoscan.datedb.store import DateDB, Entry
 from cryoscan.embedding import Embedder
 from cryoscan.errors import FormatError, GeometryError
 from cryoscan.models import InvariantEmbedder, choose_device
+from cryoscan.models.shape import ShapeEmbedder, Shapes
 from cryoscan.provenance import Provenance
 from cryoscan.simulate import atoms_from_trace, density, is_trace
 from cryoscan.structure import Structure
@@ -63,6 +64,7 @@ def build_datedb(
     entries: list[Entry] = []
     pending: list[Structure] = []
     parts: dict[float, list[np.ndarray]] = {resolution: [] for resolution in resolutions}
+    shapes: list[Shapes] = []
     skipped: list[Skipped] = []
     for done, (entry, read) in enumerate(domains, start=1):
         key = (entry.pdb, entry.chain, entry.ranges) if entry.pdb and entry.ranges else entry.id
@@ -75,9 +77,9 @@ def build_datedb(
                 continue
         entries.append(replace(entry, row=rows[key]))
         if len(pending) == _BATCH:
-            _flush(pending, parts, embedder)
+            _flush(pending, parts, shapes, embedder)
             yield DomainEmbedded(done, len(domains))
-    _flush(pending, parts, embedder)
+    _flush(pending, parts, shapes, embedder)
     if not entries:
         raise GeometryError(
             "expected at least one readable domain",
@@ -85,7 +87,8 @@ def build_datedb(
             hint=f"First reason: {skipped[0][1]}",
         )
     banks = {float(resolution): np.concatenate(vectors) for resolution, vectors in parts.items()}
-    db = DateDB(tuple(entries), banks, describe_embedder(embedder), names, provenance)
+    described = describe_embedder(embedder)
+    db = DateDB(tuple(entries), banks, described, names, provenance, shapes=Shapes.joined(shapes) if shapes else None)
     yield DomainEmbedded(len(domains), len(domains), tuple(skipped), db)
 
 
@@ -94,8 +97,35 @@ def embed_structures(
 ) -> dict[float, np.ndarray]:
     """Simulate and embed structures: resolution → unit vectors, `n d`."""
     parts: dict[float, list[np.ndarray]] = {float(resolution): [] for resolution in resolutions}
-    _flush(list(structures), parts, embedder)
+    _flush(list(structures), parts, [], embedder)
     return {resolution: np.concatenate(vectors) for resolution, vectors in parts.items()}
+
+
+def with_structures(
+    db: DateDB, entries: Sequence[Entry], structures: Sequence[Structure], embedder: Embedder
+) -> DateDB:
+    """A database with entries of more structures, for as long as it is needed; their `row` counts from 0."""
+    parts: dict[float, list[np.ndarray]] = {resolution: [] for resolution in db.banks}
+    shapes: list[Shapes] = []
+    _flush(list(structures), parts, shapes, embedder)
+    banks = {resolution: np.concatenate(vectors) for resolution, vectors in parts.items()}
+    return db.with_entries(entries, banks, shapes=Shapes.joined(shapes) if shapes else None)
+
+
+def closer_look(db: DateDB, embedder: Embedder, *, contour: float = 0.5) -> tuple[DateDB, Embedder]:
+    """What places are named with, once they are found: shapes where the database has them, else its embedder.
+
+    Parameters
+    ----------
+    db, embedder
+        Must belong together.
+    contour : float
+        0 for simulated densities; see `ShapeEmbedder`.
+    """
+    by_shape = db.by_shape
+    if by_shape is None:
+        return db, embedder
+    return by_shape, ShapeEmbedder(embedder.voxel_size, contour=contour, device=str(embedder.device))
 
 
 def structure_window(structure: Structure, embedder: Embedder, *, resolution: Angstrom) -> np.ndarray:
@@ -152,9 +182,18 @@ def embedder_for(db: DateDB, *, contour: float = 1.0, device: str | None = None)
     return embedder
 
 
-def _flush(pending: list[Structure], parts: Mapping[float, list[np.ndarray]], embedder: Embedder) -> None:
-    if pending:
-        for resolution, vectors in parts.items():
-            windows = [structure_window(structure, embedder, resolution=resolution) for structure in pending]
-            vectors.append(embedder.embed(np.stack(windows)))
-        pending.clear()
+def _flush(
+    pending: list[Structure],
+    parts: Mapping[float, list[np.ndarray]],
+    shapes: list[Shapes],
+    embedder: Embedder,
+) -> None:
+    """Embed some structures; keep their shapes if the embedder's windows hold them."""
+    if not pending:
+        return
+    for resolution, vectors in parts.items():
+        windows = np.stack([structure_window(structure, embedder, resolution=resolution) for structure in pending])
+        vectors.append(embedder.embed(windows))
+        if resolution == min(parts) and embedder.window == ShapeEmbedder.window:
+            shapes.append(Shapes.of_windows(windows))
+    pending.clear()

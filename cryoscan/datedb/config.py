@@ -20,5 +20,7 @@ class DateDBConfig(Config):
     """Include domains of which only C-alpha positions are known (completed approximately)."""
     calibration: dict[float, tuple[float, float, float]] = Field(default_factory=dict)
     """Bank → coefficients that turn cosine and lead into a confidence (`cryoscan benchmark` measures them)."""
+    shape_calibration: dict[float, tuple[float, float, float]] = Field(default_factory=dict)
+    """The same for answers by shape."""
     previews: int = Field(default=0, ge=0)
     """Number of the largest types whose representative gets a preview density."""

@@ -6,10 +6,12 @@ import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +21,10 @@ from cryoscan.embedding import unit_rows
 from cryoscan.errors import CryoscanError, FormatError, MissingFileError, ResourceError, refuse_existing
 from cryoscan.provenance import Provenance, fingerprint_arrays
 
-FORMAT_VERSION = 1
+if TYPE_CHECKING:
+    from cryoscan.models.shape import Shapes
+
+FORMAT_VERSION = 2
 _DTYPES = {"int8": np.int8, "float16": np.float16, "float32": np.float32}
 _INDEX_FROM = 50_000  # rows; below, building the index takes less time than reading it
 
@@ -57,14 +62,19 @@ def write_datedb(db: DateDB, path: Path, *, overwrite: bool, dtype: str) -> Date
         "embeddings": fingerprint_arrays([rows]),
         "n_entries": len(db.entries),
         "n_rows": rows.shape[1],
+        "shapes": None if db.shapes is None else fingerprint_arrays(_shape_arrays(db.shapes).values()),
         "calibration": {f"{bank:g}": list(fit) for bank, fit in db.calibration.items()},
+        "shape_calibration": {f"{bank:g}": list(fit) for bank, fit in db.shape_calibration.items()},
         "provenance": db.provenance.to_json(),
     }
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
     try:
         beside.mkdir()
-        np.save(beside / "embeddings.npy", rows, allow_pickle=False)
+        np.savez_compressed(beside / "embeddings.npz", allow_pickle=False, embeddings=rows)
+        if db.shapes is not None:
+            turned = {name: array.T for name, array in _shape_arrays(db.shapes).items()}  # compresses better
+            np.savez_compressed(beside / "shapes.npz", allow_pickle=False, **turned)
         (beside / "entries.csv.gz").write_bytes(gzip.compress(_entries_csv(db.entries).encode(), mtime=0))
         (beside / "names.json").write_text(json.dumps(dict(db.names), indent=0, sort_keys=True), encoding="utf-8")
         if db.path is not None and (db.path / "previews.npz").is_file():
@@ -113,7 +123,8 @@ def open_datedb(path: Path | str | None = None) -> DateDB:
                 got=str(version),
                 hint="Use the version of cryoscan that wrote it, or rebuild it with `cryoscan datedb build`.",
             )
-        rows = np.load(path / "embeddings.npy", allow_pickle=False)
+        with (path / "embeddings.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            rows = stored["embeddings"]
         if fingerprint_arrays([rows]) != manifest["embeddings"]:
             raise FormatError(
                 "expected embeddings that match the manifest", got=f"others in {path}", hint="The DateDB is damaged."
@@ -129,12 +140,17 @@ def open_datedb(path: Path | str | None = None) -> DateDB:
             float(resolution): unit_rows(bank.astype(np.float32))
             for resolution, bank in zip(manifest["resolutions_A"], rows, strict=True)
         }
-        calibration = {float(bank): (a, b, c) for bank, (a, b, c) in manifest.get("calibration", {}).items()}
+        calibration, of_shapes = (
+            {float(bank): (a, b, c) for bank, (a, b, c) in manifest.get(name, {}).items()}
+            for name in ("calibration", "shape_calibration")
+        )
+        shapes = _read_shapes(path, manifest["shapes"]) if manifest.get("shapes") else None
         provenance = Provenance.from_json(manifest["provenance"])
-        return DateDB(entries, banks, manifest["embedder"], names, provenance, calibration, path)
+        about = manifest["embedder"]
+        return DateDB(entries, banks, about, names, provenance, calibration, path, shapes, of_shapes)
     except CryoscanError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise FormatError(
             f"expected a sound DateDB in {path}",
             got=f"{type(error).__name__}: {error}",
@@ -156,6 +172,22 @@ def write_indices(db: DateDB) -> None:
     assert db.path is not None
     for resolution, bank in db.banks.items():
         cache_index(db.path / index_name(resolution), bank)
+
+
+def _shape_arrays(shapes: "Shapes") -> dict[str, np.ndarray]:
+    return {item.name: getattr(shapes, item.name) for item in fields(shapes)}
+
+
+def _read_shapes(path: Path, fingerprint: str) -> "Shapes":
+    from cryoscan.models.shape import Shapes  # brings torch, which many commands do without
+
+    with (path / "shapes.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        shapes = Shapes(**{item.name: np.ascontiguousarray(stored[item.name].T) for item in fields(Shapes)})
+    if fingerprint_arrays(_shape_arrays(shapes).values()) != fingerprint:
+        raise FormatError(
+            "expected shapes that match the manifest", got=f"others in {path}", hint="The DateDB is damaged."
+        )
+    return shapes
 
 
 def _packed(bank: np.ndarray, dtype: str) -> np.ndarray:

@@ -1,10 +1,9 @@
 """A user's own structures in a DateDB: a new one, or more entries in one that is there."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from cryoscan.datedb.build import DomainEmbedded, build_datedb, embedder_for
 from cryoscan.datedb.config import DateDBConfig
@@ -92,7 +91,7 @@ def add_structures(
         if event.result is None:
             yield event
             continue
-        more = db.with_entries(event.result.entries, event.result.banks)
+        more = db.with_entries(event.result.entries, event.result.banks, shapes=event.result.shapes)
         more = replace(more, names={**db.names, **event.result.names}, provenance=provenance)
         yield replace(event, result=more.write(path, overwrite=True, dtype=stored_dtype(db)))
 
@@ -101,7 +100,7 @@ def stored_dtype(db: DateDB) -> str:
     """How the embeddings of a DateDB lie on disk, so that a changed copy is stored alike."""
     if db.path is None:
         return "float16"
-    return str(np.load(db.path / "embeddings.npy", mmap_mode="r", allow_pickle=False).dtype)
+    return str(json.loads((db.path / "manifest.json").read_text(encoding="utf-8"))["dtype"])
 
 
 def _names(labels: Path | None) -> dict[str, str]:

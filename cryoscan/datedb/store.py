@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,17 @@ from cryoscan.errors import (
 )
 from cryoscan.hits import Candidate
 from cryoscan.provenance import Provenance, fingerprint_arrays, fingerprint_json
-from cryoscan.units import Angstrom
+from cryoscan.units import SIGMA_PER_RESOLUTION, Angstrom
+
+if TYPE_CHECKING:
+    from cryoscan.models.shape import Shapes
 
 _QUERIES_AT_ONCE = 512
 _EXACT_UP_TO = 100_000  # entries; beyond, the index is faster than a product with all of them
 _NEAREST = 512
+_KEPT = 128  # entries that are compared finely where many places are to be named
+_CROWDED = 1 / 3
+_MATCHING = 256 * 2**20  # bytes that comparing shapes takes at its peak
 _MOST_SIMILAR = 2000  # rows that are grouped by type for one query; far more than any list that is shown
 
 
@@ -97,6 +103,12 @@ class DateDB:
         Bank → coefficients of `calibrated`, where they have been measured.
     path : Path, optional
         Where it lies on disk.
+    shapes : Shapes, optional
+        Of all rows, at the resolution of the finest bank, for a closer look (`by_shape`).
+    shape_calibration : mapping
+        As `calibration`, of answers by shape.
+    matched : bool
+        Whether vectors are shapes, which are turned into each other, and not compared by their cosine.
     """
 
     entries: tuple[Entry, ...]
@@ -106,12 +118,17 @@ class DateDB:
     provenance: Provenance = field(default_factory=lambda: Provenance("datedb"))
     calibration: Mapping[float, tuple[float, float, float]] = field(default_factory=dict)
     path: Path | None = None
+    shapes: "Shapes | None" = None
+    shape_calibration: Mapping[float, tuple[float, float, float]] = field(default_factory=dict)
+    matched: bool = False
 
     def __post_init__(self) -> None:
         rows = {len(bank) for bank in self.banks.values()}
         if len(rows) != 1:
             raise FormatError("expected banks of equal length", got=str(sorted(rows)), hint="Rebuild the DateDB.")
         (n,) = rows
+        if self.shapes is not None and len(self.shapes) != n:
+            raise FormatError(f"expected shapes of {n} rows", got=str(len(self.shapes)), hint="Rebuild the DateDB.")
         bad = [entry.id for entry in self.entries if not 0 <= entry.row < n]
         if bad:
             raise FormatError(
@@ -138,11 +155,27 @@ class DateDB:
         return fingerprint_json(
             [
                 [asdict(entry) for entry in self.entries],
-                fingerprint_arrays(self.banks.values()),
+                fingerprint_arrays([*self.banks.values(), *([] if self.shapes is None else [self.shapes.density])]),
                 list(self.banks),
                 self.embedder["fingerprint"],
             ]
         )
+
+    @cached_property
+    def by_shape(self) -> "DateDB | None":
+        """The same entries, to be compared by their shapes; None if these were not stored.
+
+        One bank is stored. The others follow from it exactly (measured: cosine .9999): blurring
+        changes the harmonics of each degree by a fixed matrix.
+        """
+        if self.shapes is None:
+            return None
+        from cryoscan.models.shape import ShapeEmbedder
+
+        embedder = ShapeEmbedder(float(self.embedder["voxel_size_A"]))
+        about = {**self.embedder, "kind": "ShapeEmbedder", "fingerprint": embedder.fingerprint, "dim": embedder.dim}
+        banks = {bank: self.shapes.densities(self._blur(bank)) for bank in self.banks}
+        return replace(self, banks=banks, embedder=about, calibration=self.shape_calibration, matched=True)
 
     def entry(self, id_: str) -> Entry:
         """The entry of an id."""
@@ -205,6 +238,8 @@ class DateDB:
     def search_bytes(self, bank: Angstrom) -> int:
         """Memory that `assign` takes besides the database: the sorted copy of a bank, and a chunk of cosines."""
         entries, types = len(self.entries), len(self.types)
+        if self.matched:
+            return 4 * (4 * entries * self.banks[bank].shape[1]) + _MATCHING
         return 4 * (entries * self.banks[bank].shape[1] + _QUERIES_AT_ONCE * (entries + 3 * types))
 
     def bank_for(self, resolution: Angstrom | None) -> float:
@@ -243,8 +278,12 @@ class DateDB:
         exclude : bool array, `q entries`, optional
             Entries that do not count for a query (relatives, in a test).
         """
-        allowed = np.array([schemes is None or entry.scheme in schemes for entry in self.entries])
         vectors = self._checked(vectors)
+        if self.matched:
+            found = self.similarities(vectors, resolution=resolution)
+            found = found if exclude is None else np.where(exclude, -np.inf, found)
+            return [self.ranked(row, top=top, schemes=schemes) for row in found]
+        allowed = np.array([schemes is None or entry.scheme in schemes for entry in self.entries])
         most = _MOST_SIMILAR if exclude is None else len(self.banks[self.bank_for(resolution)])
         cosines, rows = self.nearest(vectors, top=most, resolution=resolution)
         answers = []
@@ -257,11 +296,66 @@ class DateDB:
             answers.append(self._ranked(of_entries, top))
         return answers
 
-    def similarities(self, vectors: np.ndarray, *, resolution: Angstrom | None = None) -> np.ndarray:
-        """Cosine of every query to every entry, `q entries`."""
+    def ranked(self, similarity: np.ndarray, *, top: int = 10, schemes: Sequence[str] | None = None) -> list[Candidate]:
+        """Types by the similarity of their best entry.
+
+        Parameters
+        ----------
+        similarity : float array, `entries`
+            −infinity where an entry does not count.
+        top : int
+        schemes : sequence of str, optional
+            Only types of these schemes.
+        """
+        allowed = np.array([schemes is None or entry.scheme in schemes for entry in self.entries])
+        return self._ranked(np.where(allowed, similarity, -np.inf), top)
+
+    def similarities(
+        self, vectors: np.ndarray, *, resolution: Angstrom | None = None, device: str = "cpu"
+    ) -> np.ndarray:
+        """Similarity of every query to every entry, `q entries`: their cosine, or how well their shapes fit."""
         vectors = self._checked(vectors)
+        if self.matched:
+            matcher, place = self._matcher(self.bank_for(resolution), device)
+            return np.asarray(matcher.similarities(vectors)[: len(vectors), place])
         bank = self.banks[self.bank_for(resolution)]
         return np.asarray((vectors @ bank.T)[:, self._rows])
+
+    def seen(
+        self,
+        views: np.ndarray,
+        *,
+        resolution: Angstrom | None = None,
+        crowded: bool = False,
+        device: str = "cpu",
+    ) -> np.ndarray:
+        """Similarity of one thing to every entry, `entries`, from several views of it.
+
+        Parameters
+        ----------
+        views : float array, `v d`
+            E.g. about several middles.
+        resolution : Angstrom, optional
+            Chooses the bank.
+        crowded : bool
+            Whether there may be more in the views than the thing. Then every view is compared as a whole and within
+            the entries' envelopes (`Matcher`), and the answer is that of the view and the question with the clearest
+            lead over the next type; that of the second question counts a third, as it misleads where density is poor.
+        """
+        views = self._checked(views)
+        if not (self.matched and crowded):
+            return self.similarities(views, resolution=resolution, device=device).max(axis=0)
+        matcher, place = self._matcher(self.bank_for(resolution), device)
+        owner, _ = self._owners
+        schemes = np.array([scheme for scheme, _ in self.types])[owner]
+        best: tuple[float, np.ndarray] | None = None
+        for view in matcher.seen(views):
+            for similarity, weight in ((view.alone[place], 1.0), (view.crowded[place], _CROWDED)):
+                leads = [view.lead(similarity[schemes == s], owner[schemes == s]) for s in dict.fromkeys(schemes)]
+                lead = weight * max(leads)
+                best = (lead, similarity) if best is None or lead > best[0] else best
+        assert best is not None
+        return best[1]
 
     def assign(
         self,
@@ -291,6 +385,8 @@ class DateDB:
         """
         vectors = self._checked(vectors)
         top = min(top, len(self.types))
+        if self.matched:
+            return self._assign_matched(vectors, top, resolution, device)
         if len(self) > _EXACT_UP_TO:
             return self._assign_nearest(vectors, top, resolution)
         import torch
@@ -313,6 +409,20 @@ class DateDB:
             empty = np.zeros((0, top))
             return Assignment(empty.astype(np.int32), empty.astype(np.float32), np.zeros(0, np.int32))
         return Assignment(np.concatenate(types), np.concatenate(scores), np.concatenate(entries))
+
+    def _assign_matched(self, vectors: np.ndarray, top: int, resolution: Angstrom | None, device: str) -> Assignment:
+        order, starts = self._by_type
+        types, scores = np.zeros((len(vectors), top), np.int32), np.zeros((len(vectors), top), np.float32)
+        entries = np.zeros(len(vectors), np.int32)
+        for start in range(0, len(vectors), _QUERIES_AT_ONCE):
+            rows = slice(start, start + _QUERIES_AT_ONCE)
+            matcher, place = self._matcher(self.bank_for(resolution), device)
+            similarity = matcher.similarities(vectors[rows], kept=_KEPT)[:, place[order]]
+            best = np.maximum.reduceat(similarity, starts, axis=1)
+            types[rows] = np.argsort(-best, axis=1, kind="stable")[:, :top]
+            scores[rows] = np.take_along_axis(best, types[rows], axis=1)
+            entries[rows] = order[similarity.argmax(axis=1)]
+        return Assignment(types, scores, entries)
 
     def _assign_nearest(self, vectors: np.ndarray, top: int, resolution: Angstrom | None) -> Assignment:
         """`assign` through the index: types beyond the nearest entries are left out, their cosine is -1."""
@@ -342,8 +452,18 @@ class DateDB:
 
     # ------------------------------------------------------------ changing
 
-    def with_entries(self, entries: Iterable[Entry], banks: Mapping[float, np.ndarray]) -> "DateDB":
+    def with_entries(
+        self, entries: Iterable[Entry], banks: Mapping[float, np.ndarray], *, shapes: "Shapes | None" = None
+    ) -> "DateDB":
         """The database with more entries; their `row` counts within the given banks.
+
+        Parameters
+        ----------
+        entries : iterable of Entry
+        banks : mapping
+            As `DateDB.banks`.
+        shapes : Shapes, optional
+            Of the same rows. Where they are not given, the result has none and cannot look closer.
 
         Raises
         ------
@@ -368,7 +488,8 @@ class DateDB:
         n = len(next(iter(self.banks.values())))
         merged = {key: np.concatenate([bank, unit_rows(banks[key])]) for key, bank in self.banks.items()}
         moved = tuple(replace(entry, row=entry.row + n) for entry in added)
-        return replace(self, entries=self.entries + moved, banks=merged)
+        both = None if self.shapes is None or shapes is None else type(shapes).joined([self.shapes, shapes])
+        return replace(self, entries=self.entries + moved, banks=merged, shapes=both)
 
     def without_entries(self, ids: Iterable[str]) -> "DateDB":
         """The database without some entries; rows that nobody uses any more are dropped."""
@@ -381,7 +502,8 @@ class DateDB:
         rows = sorted({entry.row for entry in kept})
         place = {row: new for new, row in enumerate(rows)}
         banks = {key: bank[rows] for key, bank in self.banks.items()}
-        return replace(self, entries=tuple(replace(e, row=place[e.row]) for e in kept), banks=banks)
+        shapes = None if self.shapes is None else self.shapes.take(np.array(rows))
+        return replace(self, entries=tuple(replace(e, row=place[e.row]) for e in kept), banks=banks, shapes=shapes)
 
     def verify(self) -> list[str]:
         """Check the database; returns the problems found, an empty list if it is sound.
@@ -421,6 +543,26 @@ class DateDB:
         return write_datedb(self, Path(path), overwrite=overwrite, dtype=dtype)
 
     # ------------------------------------------------------------ private
+
+    @cached_property
+    def _matchers(self) -> dict[tuple[float, str], Any]:
+        return {}
+
+    def _matcher(self, bank: float, device: str) -> tuple[Any, np.ndarray]:
+        """Of the rows that entries use, and for each entry its place among them."""
+        from cryoscan.models.matching import Matcher
+
+        used, place = np.unique(self._rows, return_inverse=True)
+        if (bank, device) not in self._matchers:
+            assert self.shapes is not None
+            envelopes = self.shapes.take(used).envelopes(self._blur(bank))
+            self._matchers[bank, device] = Matcher(self.banks[bank][used], envelopes, device=device)
+        return self._matchers[bank, device], place
+
+    def _blur(self, bank: float) -> float:
+        """Width in voxels of the Gaussian that takes the finest bank to another's resolution."""
+        sigma = SIGMA_PER_RESOLUTION * float(np.sqrt(bank**2 - min(self.banks) ** 2))
+        return sigma / float(self.embedder["voxel_size_A"])
 
     @cached_property
     def _indices(self) -> dict[float, Any]:

@@ -1,6 +1,7 @@
 """Embedders: functions from windows of density to vectors.
 
-`InvariantEmbedder` needs no training: it is the baseline that every learned model must beat.
+`InvariantEmbedder` needs no training; a tomogram is scanned with it. `ShapeEmbedder` needs none either: what was
+found is named with it, by comparing shapes at all rotations. They are what every learned model must beat.
 `TowerEmbedder` is a trained `DensityTower`, which `load_tower` reads from a file.
 """
 
@@ -8,11 +9,13 @@ from cryoscan.models.checkpoint import load_tower, save_tower, tower_provenance
 from cryoscan.models.density_tower import DensityTower, TowerConfig
 from cryoscan.models.device import choose_device
 from cryoscan.models.invariant import InvariantEmbedder
+from cryoscan.models.shape import ShapeEmbedder
 from cryoscan.models.tower_embedder import TowerEmbedder
 
 __all__ = [
     "DensityTower",
     "InvariantEmbedder",
+    "ShapeEmbedder",
     "TowerConfig",
     "TowerEmbedder",
     "choose_device",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from cryoscan.embedding import check_windows
+from cryoscan.embedding import check_block, check_windows
 from cryoscan.errors import GeometryError
 from cryoscan.models.density_tower import DensityTower
 from cryoscan.models.invariant import InvariantEmbedder
@@ -86,12 +86,7 @@ class CleanedEmbedder:
 
     def embed_dense(self, block: np.ndarray, *, stride: Voxels) -> np.ndarray:
         """Embed all windows of a block, `z y x` → `z' y' x' 702`; exactly what `embed` gives for each."""
-        if block.ndim != 3 or min(block.shape) < self.window or any((n - self.window) % stride for n in block.shape):
-            raise GeometryError(
-                f"expected a block of {self.window} + a multiple of {stride} voxels on each axis",
-                got=str(block.shape),
-                hint="Cut blocks with WindowGrid.read_box.",
-            )
+        check_block(block, self, stride=stride)
         windows = sliding_window_view(block, (self.window,) * 3)[::stride, ::stride, ::stride]
         rows = [self.embed(np.ascontiguousarray(row)) for plane in windows for row in plane]
         return np.concatenate(rows).reshape(*windows.shape[:3], self.dim)

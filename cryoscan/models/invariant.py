@@ -20,15 +20,12 @@ import numpy as np
 import torch
 from scipy.special import sph_harm_y
 
-from cryoscan.embedding import check_windows
-from cryoscan.errors import GeometryError
+from cryoscan.embedding import check_block, check_windows
+from cryoscan.models.harmonics import DEGREES, RADII, REACH, SHELLS, carried_by_grid, radial_functions
 from cryoscan.provenance import fingerprint_json
 from cryoscan.units import Angstrom, Voxels
 
 _VERSION = 1  # raise when the definition of the features changes: old databases are then refused
-_SHELLS = 12
-_DEGREES = 9  # l = 0 … 8
-_RADII = (0.8, 15.2)  # voxels, first and last shell
 _BATCH = 16  # windows at a time: what fits into the processor's cache
 
 
@@ -48,7 +45,7 @@ class InvariantEmbedder:
     """
 
     window: Voxels = 32
-    dim: int = _SHELLS * (_SHELLS + 1) // 2 * _DEGREES
+    dim: int = SHELLS * (SHELLS + 1) // 2 * DEGREES
     cell: Voxels = 1
     halo: Voxels = 0
     needs_mask: bool = True
@@ -61,7 +58,7 @@ class InvariantEmbedder:
         self._basis = [
             (parity, degrees, torch.from_numpy(matrix).to(self.device)) for parity, degrees, matrix in _basis()
         ]
-        upper = np.triu_indices(_SHELLS)
+        upper = np.triu_indices(SHELLS)
         self._upper = tuple(torch.from_numpy(index).to(self.device) for index in upper)
         self._octant = torch.from_numpy(_octant_indices()).to(self.device)
         self._fold = torch.from_numpy(_fold_matrix(self.window)).to(self.device)
@@ -72,7 +69,7 @@ class InvariantEmbedder:
     @property
     def fingerprint(self) -> str:
         """Identifies the definition of the features and the voxel size."""
-        return fingerprint_json(["invariant", _VERSION, _SHELLS, _DEGREES, _RADII, self.window, self.voxel_size])
+        return fingerprint_json(["invariant", _VERSION, SHELLS, DEGREES, RADII, self.window, self.voxel_size])
 
     def embed(self, windows: np.ndarray) -> np.ndarray:
         """Embed windows, `b z y x` → `b 702`; windows without signal give zeros."""
@@ -81,12 +78,7 @@ class InvariantEmbedder:
 
     def embed_dense(self, block: np.ndarray, *, stride: Voxels) -> np.ndarray:
         """Embed all windows of a block, `z y x` → `z' y' x' 702`; exactly what `embed` gives for each."""
-        if block.ndim != 3 or min(block.shape) < self.window or any((n - self.window) % stride for n in block.shape):
-            raise GeometryError(
-                f"expected a block of {self.window} + a multiple of {stride} voxels on each axis",
-                got=str(block.shape),
-                hint="Cut blocks with WindowGrid.read_box.",
-            )
+        check_block(block, self, stride=stride)
         windows = torch.from_numpy(np.ascontiguousarray(block, np.float32))
         for axis in range(3):
             windows = windows.unfold(axis, self.window, stride)
@@ -115,11 +107,11 @@ class InvariantEmbedder:
         b, half = len(x_BZYX), self.window // 2
         x_BZYX = torch.relu(x_BZYX - self.contour * _spread(x_BZYX))
         x_BZYX = _recentred_and_folded(x_BZYX, self._fold)
-        products = torch.zeros(b, _DEGREES, _SHELLS, _SHELLS, device=self.device)
+        products = torch.zeros(b, DEGREES, SHELLS, SHELLS, device=self.device)
         for (pz, py, px), degrees, matrix in self._basis:
             z, y, x = (slice(half, None) if parity else slice(0, half) for parity in (pz, py, px))
             octant = x_BZYX[:, z, y, x].reshape(b, -1)[:, self._octant]
-            c = (octant @ matrix).reshape(b, len(degrees), _SHELLS)
+            c = (octant @ matrix).reshape(b, len(degrees), SHELLS)
             for degree, first, last in _runs(degrees):
                 part = c[:, first:last]
                 products[:, degree].baddbmm_(part.transpose(1, 2), part)
@@ -182,7 +174,7 @@ def _runs(degrees: tuple[int, ...]) -> list[tuple[int, int, int]]:
 def _octant_indices() -> np.ndarray:
     """Flat indices of the voxels of one octant that lie within the last shell's reach."""
     z, y, x = _octant()
-    return np.flatnonzero((z**2 + y**2 + x**2).ravel() < 16.0**2)
+    return np.flatnonzero((z**2 + y**2 + x**2).ravel() < REACH**2)
 
 
 def _octant() -> tuple[np.ndarray, ...]:
@@ -204,13 +196,11 @@ def _basis() -> list[tuple[tuple[int, int, int], tuple[int, ...], np.ndarray]]:
     """
     z, y, x = (part.ravel()[_octant_indices()] for part in _octant())
     r = np.sqrt(z**2 + y**2 + x**2)
-    radial = _radial_functions(r)  # voxels k
+    radial = radial_functions(r)  # voxels k
     theta, phi = np.arccos(z / r), np.arctan2(y, x)
     groups: dict[tuple[int, int, int], list[tuple[int, np.ndarray]]] = {}
-    for l in range(_DEGREES):
-        # the wavelength on the sphere is 2 pi r / l: below three voxels the grid cannot carry it, and
-        # what it would alias into is not invariant (measured: mean cosine over rotations .970 → .998)
-        carried = 1 - np.exp(-((2 * r / max(l, 1e-9)) ** 4))
+    for l in range(DEGREES):
+        carried = carried_by_grid(r, l)
         for m in range(-l, l + 1):
             value = carried * sph_harm_y(l, abs(m), theta, phi)
             if m == 0:
@@ -226,18 +216,3 @@ def _basis() -> list[tuple[tuple[int, int, int], tuple[int, ...], np.ndarray]]:
         matrix = np.stack([value[:, None] * radial for _, value in members], axis=1)  # voxels n k
         result.append((parity, tuple(l for l, _ in members), matrix.reshape(len(r), -1).astype(np.float32)))
     return result
-
-
-def _radial_functions(r: np.ndarray) -> np.ndarray:
-    """Gaussian shells made orthonormal with respect to r² dr, at radii in voxels, `n k`."""
-    centres = np.linspace(*_RADII, _SHELLS)
-    width = 0.7 * (centres[1] - centres[0])
-
-    def shells(radii: np.ndarray) -> np.ndarray:
-        return np.exp(-0.5 * ((radii[:, None] - centres) / width) ** 2)
-
-    fine = np.linspace(0, 16.0, 4001)
-    weight = fine * np.sqrt(fine[1] - fine[0])
-    _, triangle = np.linalg.qr(shells(fine) * weight[:, None])
-    triangle *= np.sign(np.diag(triangle))[:, None]  # QR is unique only up to signs
-    return np.linalg.solve(triangle.T, shells(r).T).T

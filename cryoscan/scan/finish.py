@@ -212,7 +212,7 @@ def _apart(places: _Table, plan: ScanPlan) -> _Table:
 
 def _is_named(plan: ScanPlan, score: np.ndarray, margin: np.ndarray, threshold: float) -> np.ndarray:
     """Whether places stand out of the noise and their names are more likely right than not."""
-    confidence = plan.datedb.confidences(score, margin, bank=plan.bank)
+    confidence = plan.naming[0].confidences(score, margin, bank=plan.bank)
     sure = np.ones(score.shape, bool) if confidence is None else confidence >= plan.config.min_confidence
     return np.asarray((score >= threshold) & sure)
 

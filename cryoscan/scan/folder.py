@@ -107,6 +107,7 @@ def write_manifest(plan: ScanPlan, path: Path) -> None:
             "tile": plan.tiling.core,
             "preflight": asdict(plan.preflight),
         },
+        "named_by": plan.naming[1].fingerprint,
         "types": [list(key) for key in plan.datedb.types],
         "names": [plan.datedb.name(*key) for key in plan.datedb.types],
         "warnings": list(plan.preflight.warnings),
@@ -131,6 +132,14 @@ def finished_tiles(plan: ScanPlan, path: Path) -> dict[int, TileReport]:
         for index, report in all_reports(path).items()
         if report.signature == signature and index < len(plan.tiling) and report.sizes == file_sizes(plan, path, index)
     }
+
+
+def finished_tile(plan: ScanPlan, path: Path, index: int) -> TileReport | None:
+    """Report of a tile, if it is done for this plan and its files are whole."""
+    report = _read_report(path / "tiles" / str(index))
+    if report is None or report.signature != plan.signature:
+        return None
+    return report if report.sizes == file_sizes(plan, path, index) else None
 
 
 def all_reports(path: Path) -> dict[int, TileReport]:

@@ -54,6 +54,10 @@ class Places:
     vector : float16 array, `n d`
     mask : bool array, `n z y x`
         Voxels of the block that belong to the region; no voxels for embedders that need no mask.
+    types, scores : int32 and float32 array, `n k`
+        What it looks like most, as `DateDB.assign` says.
+    entry : int32 array, `n`
+        The entry of the best type.
     """
 
     point: np.ndarray
@@ -61,6 +65,9 @@ class Places:
     start: np.ndarray
     vector: np.ndarray
     mask: np.ndarray
+    types: np.ndarray
+    scores: np.ndarray
+    entry: np.ndarray
 
     def __len__(self) -> int:
         return len(self.point)
@@ -75,6 +82,15 @@ class Places:
 def mask_edge(plan: ScanPlan) -> int:
     """Edge of the blocks that masks are of, voxels of the embedder's grid."""
     return plan.embedder.window + _MARGIN if plan.embedder.needs_mask else 0
+
+
+def named(plan: ScanPlan, places: Places) -> Places:
+    """The regions with the names that the plan's database has for them."""
+    datedb, embedder = plan.naming
+    vectors = unit_rows(places.vector.astype(np.float32))
+    k = plan.config.candidates
+    answer = datedb.assign(vectors, top=k, resolution=plan.bank, device=str(embedder.device))
+    return replace(places, types=answer.types, scores=answer.scores, entry=answer.entries)
 
 
 # ---------------------------------------------------------------- where
@@ -114,7 +130,7 @@ def _on_lattice(plan: ScanPlan, points: np.ndarray, vectors: np.ndarray) -> Plac
     step, origin = plan.lattice_geometry
     starts = points * plan.config.stride_voxels + np.asarray(plan.grid.first)
     masks = np.zeros((len(points), 0, 0, 0), bool)
-    return Places(points, points * step + np.asarray(origin), starts, vectors.astype(np.float16), masks)
+    return _places(plan, points, points * step + np.asarray(origin), starts, vectors, masks)
 
 
 def add_places(plan: ScanPlan, path: Path, places: Places, points: np.ndarray) -> Places:
@@ -179,6 +195,9 @@ def write_places(plan: ScanPlan, path: Path, index: int, places: Places) -> None
         position=places.position,
         start=places.start,
         vector=places.vector,
+        types=places.types,
+        scores=places.scores,
+        entry=places.entry,
         mask=np.frombuffer(zlib.compress(packed.tobytes(), 1), np.uint8),
         edges=np.array(places.mask.shape[1:]),
     )
@@ -194,7 +213,8 @@ def read_places(plan: ScanPlan, path: Path, index: int, *, of_any_plan: bool = F
             n, edges = len(stored["point"]), stored["edges"]
             bits = np.frombuffer(zlib.decompress(stored["mask"].tobytes()), np.uint8).reshape(n, -1)
             mask = np.unpackbits(bits, axis=1, count=int(np.prod(edges))).astype(bool).reshape(n, *edges)
-            return Places(stored["point"], stored["position"], stored["start"], stored["vector"], mask)
+            rest = {name: stored[name] for name in Places.__slots__ if name != "mask"}
+            return Places(**rest, mask=mask)
     except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile):
         return None
 
@@ -267,8 +287,9 @@ def _embedded(plan: ScanPlan, points: np.ndarray, blocks: list[_Block]) -> Place
             start.append(block.start)
     if not windows:
         return _none(plan)
-    vectors = plan.embedder.embed(np.stack(windows)).astype(np.float16)
-    return Places(np.array(point), np.array(position), np.array(start), vectors, np.stack(masks))
+    _, embedder = plan.naming
+    vectors = embedder.embed(np.stack(windows))
+    return _places(plan, np.array(point), np.array(position), np.array(start), vectors, np.stack(masks))
 
 
 def _regions(plan: ScanPlan, block: _Block, data: np.ndarray) -> list[np.ndarray | None]:
@@ -308,8 +329,21 @@ def _window(block: Volume, data: np.ndarray, mask: np.ndarray, plan: ScanPlan) -
 def _none(plan: ScanPlan) -> Places:
     empty = np.zeros((0, 3), np.int64)
     edge = mask_edge(plan)
-    vectors, masks = np.zeros((0, plan.embedder.dim), np.float16), np.zeros((0, edge, edge, edge), bool)
-    return Places(empty, empty.astype(np.float64), empty, vectors, masks)
+    _, embedder = plan.naming
+    vectors, masks = np.zeros((0, embedder.dim), np.float32), np.zeros((0, edge, edge, edge), bool)
+    return _places(plan, empty, empty.astype(np.float64), empty, vectors, masks)
+
+
+def _places(
+    plan: ScanPlan,
+    point: np.ndarray,
+    position: np.ndarray,
+    start: np.ndarray,
+    vector: np.ndarray,
+    mask: np.ndarray,
+) -> Places:
+    none = np.zeros((0, 0))
+    return named(plan, Places(point, position, start, vector.astype(np.float16), mask, none, none, none))
 
 
 def _joined(parts: list[Places], plan: ScanPlan) -> Places:
@@ -353,17 +387,16 @@ class Named:
 
 
 def best_of_places(plan: ScanPlan, places: Places) -> Named:
-    """Name every region, and of the nested regions of a place keep the one with the best cosine."""
+    """Of the nested regions of a place keep the one with the best cosine."""
     if not len(places):
         empty = np.zeros(0, np.int64)
         return Named(empty, empty, empty, np.zeros(0), np.zeros(0))
-    answer = plan.datedb.assign(places.vector.astype(np.float32), top=plan.config.candidates, resolution=plan.bank)
-    score = answer.scores[:, 0].astype(np.float64)
-    margin = score - answer.scores[:, 1] if answer.scores.shape[1] > 1 else np.zeros_like(score)
+    score = places.scores[:, 0].astype(np.float64)
+    margin = score - places.scores[:, 1] if places.scores.shape[1] > 1 else np.zeros_like(score)
     _, place = np.unique(places.point, axis=0, return_inverse=True)
     order = np.lexsort((np.arange(len(score)), -score, place.ravel()))
     first = order[np.r_[True, np.diff(place.ravel()[order]) > 0]]
-    return Named(first, answer.types[first, 0], answer.entries[first], score[first], margin[first])
+    return Named(first, places.types[first, 0], places.entry[first], score[first], margin[first])
 
 
 def _null_places(plan: ScanPlan) -> Places:

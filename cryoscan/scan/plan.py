@@ -10,6 +10,7 @@ import psutil
 import scipy.ndimage
 
 from cryoscan.datedb import DateDB, open_datedb
+from cryoscan.datedb.build import closer_look
 from cryoscan.embedding import Embedder
 from cryoscan.errors import MismatchError, ResourceError
 from cryoscan.filters import resample_onto
@@ -126,6 +127,11 @@ class ScanPlan:
         return max(1, self.embedder.cell // self.config.stride_voxels)
 
     @property
+    def naming(self) -> tuple[DateDB, Embedder]:
+        """What regions that were cut out are named with: the closest look that the database has."""
+        return closer_look(self.datedb, self.embedder) if self.embedder.needs_mask else (self.datedb, self.embedder)
+
+    @property
     def flat_edge(self) -> int:
         """Edge of the cubes whose spread is looked at, voxels; no more than a window sees with its halo."""
         return min(_FLAT, 2 * (self.embedder.window // 2 + self.embedder.halo))
@@ -161,7 +167,8 @@ class ScanPlan:
         points = int(np.prod(self.tiling.core))
         vectors = min(points, self.cell**3 if self.embedder.cell > 1 else points) * self.embedder.dim * 4
         answers = points * (8 + 8 * self.config.candidates)
-        return block + vectors + answers + self.embedder.working_bytes + self.datedb.search_bytes(self.bank)
+        search = max(db.search_bytes(self.bank) for db in (self.datedb, self.naming[0]))
+        return block + vectors + answers + self.embedder.working_bytes + search
 
     def read_working(self, box: Box) -> Volume:
         """A box of the volume on the embedder's grid, blurred to the bank's resolution, solvent at 0.

@@ -16,7 +16,7 @@ import numpy as np
 
 from cryoscan.datedb import DateDB
 from cryoscan.embedding import Embedder, unit_rows
-from cryoscan.errors import ConfigError, FormatError
+from cryoscan.errors import ConfigError, FormatError, MismatchError
 from cryoscan.io import VolumeFile
 from cryoscan.io.replacing import replacing
 from cryoscan.preflight import Preflight
@@ -34,7 +34,7 @@ from cryoscan.scan.folder import (
     write_lattice,
     write_manifest,
 )
-from cryoscan.scan.places import NULL, add_places, peaks, read_places, write_places
+from cryoscan.scan.places import NULL, add_places, named, peaks, read_places, write_places
 from cryoscan.scan.plan import ScanPlan
 from cryoscan.scan.result import open_scan
 from cryoscan.tiles import Tiling, WindowGrid
@@ -95,6 +95,12 @@ def relabel(
     datedb.require(embedder)
     target = path if output is None else output.absolute()
     plan = _plan_of(before.manifest, before.provenance, datedb, embedder, settings)
+    if plan.naming[1].fingerprint != before.manifest["named_by"]:
+        raise MismatchError(
+            "expected a DateDB that names places as the scan's own does",
+            got="one with shapes, or one without",
+            hint="Build it anew with this version of cryoscan (`cryoscan datedb build`), or scan again.",
+        )
     with exclusive(path), replacing(target, overwrite=overwrite or target == path) as beside:
         shutil.copytree(path, beside, copy_function=_link, ignore=_IGNORED, dirs_exist_ok=True)
         yield from _search_again(plan, beside, before.manifest["types"])
@@ -207,10 +213,10 @@ def _places_again(plan: ScanPlan, path: Path) -> Iterator[PlacesNamed]:
     for done, index in enumerate(tiles, start=1):
         if read_places(plan, path, index) is None:
             places = read_places(plan, path, index, of_any_plan=True)
-            if places is not None and index != NULL:
-                wanted = peaks(plan, path, plan.tiling.box(index))
-                places = add_places(plan, path, places, wanted)
             if places is not None:
+                places = named(plan, places)
+                if index != NULL:
+                    places = add_places(plan, path, places, peaks(plan, path, plan.tiling.box(index)))
                 write_places(plan, path, index, places)
                 total += len(places)
         yield PlacesNamed(done, len(tiles), 0.0, total, stage="tiles whose places are named again")

@@ -16,7 +16,7 @@ from cryoscan.provenance import Provenance
 from cryoscan.units import Angstrom, Shape, Vector
 from cryoscan.volume import Volume
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True, eq=False)

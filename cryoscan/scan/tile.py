@@ -10,7 +10,15 @@ import scipy.ndimage
 
 from cryoscan.errors import FormatError
 from cryoscan.scan.executors import Work
-from cryoscan.scan.folder import TileReport, clear_tile, file_sizes, mark_tile, write_embeddings, write_lattice
+from cryoscan.scan.folder import (
+    TileReport,
+    clear_tile,
+    file_sizes,
+    finished_tile,
+    mark_tile,
+    write_embeddings,
+    write_lattice,
+)
 from cryoscan.scan.places import write_candidates
 from cryoscan.scan.plan import ScanPlan, Speed, local_spread
 from cryoscan.tiles import Tiling
@@ -88,7 +96,14 @@ def answer_tile(plan: ScanPlan, index: int, block: np.ndarray) -> Answers:
 
 
 def scan_tile(plan: ScanPlan, path: Path, index: int, block: np.ndarray) -> TileReport:
-    """Embed and assign a tile, write it, then mark it as done."""
+    """Embed and assign a tile, write it, then mark it as done.
+
+    A tile that is done stays as it is: a scheduler does again what a worker had done that died
+    before its answer was fetched, and by then others may be reading the files.
+    """
+    done = finished_tile(plan, path, index)
+    if done is not None:
+        return done
     start = time.process_time()
     answers = answer_tile(plan, index, block)
     box = plan.tiling.box(index)

@@ -338,8 +338,8 @@ def test_a_new_database_starts_as_a_copy_of_the_shipped_one(cryoscan, tmp_path):
     assert open_datedb().path != tmp_path / "mine.datedb"
     mine = open_datedb(tmp_path / "mine.datedb")
     assert (
-        np.load(mine.path / "embeddings.npy", mmap_mode="r").dtype
-        == np.load(open_datedb().path / "embeddings.npy", mmap_mode="r").dtype
+        json.loads((mine.path / "manifest.json").read_text())["dtype"]
+        == json.loads((open_datedb().path / "manifest.json").read_text())["dtype"]
     )
 
 
@@ -348,7 +348,7 @@ def test_a_structure_and_its_density_find_their_entry(bench, cryoscan):
     _, out, _ = cryoscan(*words)
     queries = json.loads(out)["queries"]
     assert [query["candidates"][0]["entry"] for query in queries] == ["whole", "whole"]
-    assert queries[0]["candidates"][0]["cosine"] == pytest.approx(1, abs=1e-3)
+    assert queries[0]["candidates"][0]["cosine"] > 0.9  # rotations are tried every 20 degrees
 
 
 def test_a_damaged_database_fails_verification(bench, cryoscan, tmp_path):

@@ -192,7 +192,7 @@ def test_existing_databases_and_other_folders_are_not_replaced(db: DateDB, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.datedb", "other"]
 
 
-@pytest.mark.parametrize("file", ["manifest.json", "embeddings.npy", "entries.csv.gz", "names.json"])
+@pytest.mark.parametrize("file", ["manifest.json", "embeddings.npz", "entries.csv.gz", "names.json"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
 def test_a_damaged_database_is_refused(db: DateDB, tmp_path: Path, file: str, damage: str) -> None:
     db.write(tmp_path / "a.datedb")
@@ -207,10 +207,10 @@ def test_a_damaged_database_is_refused(db: DateDB, tmp_path: Path, file: str, da
 
 def test_changed_embeddings_are_noticed(db: DateDB, tmp_path: Path) -> None:
     db.write(tmp_path / "a.datedb", dtype="float32")
-    path = tmp_path / "a.datedb" / "embeddings.npy"
-    rows = np.load(path)
+    path = tmp_path / "a.datedb" / "embeddings.npz"
+    rows = np.load(path)["embeddings"]
     rows[0, 0, 0] += 0.1
-    np.save(path, rows)
+    np.savez(path, embeddings=rows)
     with pytest.raises(FormatError, match="match the manifest"):
         open_datedb(tmp_path / "a.datedb")
 
@@ -219,7 +219,7 @@ def test_another_format_version_is_refused(db: DateDB, tmp_path: Path) -> None:
     db.write(tmp_path / "a.datedb")
     path = tmp_path / "a.datedb" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
-    with pytest.raises(FormatError, match="format version 1; got 99"):
+    with pytest.raises(FormatError, match="format version 2; got 99"):
         open_datedb(tmp_path / "a.datedb")
 
 

@@ -1,6 +1,7 @@
 """Laws of naming a scan again: the same as scanning again, and the earlier scan is left alone."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,26 @@ def test_what_needs_a_new_scan_is_refused(source: VolumeFile, embedder: ToyEmbed
     (tmp_path / "a.scan" / "summary.json").unlink()
     with pytest.raises(FormatError, match="unfinished"):
         again(tmp_path / "a.scan", db, embedder)
+
+
+def test_a_database_that_names_in_another_way_is_refused(source: VolumeFile, tmp_path: Path) -> None:
+    embedder = ToyEmbedder(window=12, voxel_size=4.0)
+    db = database(embedder, list(SHAPES))
+    scan(source, tmp_path / "a.scan", db, embedder)
+    manifest = tmp_path / "a.scan" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "named_by": "something else"}))
+    with pytest.raises(MismatchError, match="names places as the scan's own does"):
+        again(tmp_path / "a.scan", db, embedder)
+
+
+def test_a_database_of_more_types_than_before_is_taken(source: VolumeFile, tmp_path: Path) -> None:
+    embedder = ToyEmbedder(window=12, voxel_size=4.0)
+    all_ = database(embedder, list(SHAPES))
+    one = all_.without_entries(["shell", "small"])
+    scan(source, tmp_path / "one.scan", one, embedder)
+    fresh, named = scan(source, tmp_path / "all.scan", all_, embedder), again(tmp_path / "one.scan", all_, embedder)
+    assert fresh.hits.types == named.hits.types
+    assert fresh.hits.positions == pytest.approx(named.hits.positions, abs=1e-4)
 
 
 def test_kept_vectors_lose_little(source: VolumeFile, embedder: ToyEmbedder, tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ from cryoscan.scan import (
     run_scan,
 )
 from cryoscan.scan.executors import Dask
+from cryoscan.scan.folder import finished_tiles
+from cryoscan.scan.tile import SCAN_TILE
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +152,18 @@ def test_too_little_memory_for_a_tile_stops_the_scan_with_a_sentence(tmp_path: P
 
 
 # ---------------------------------------------------------------- workers that fail
+
+
+def test_a_finished_tile_that_is_done_again_stays_as_it_is(volume: Volume, tmp_path: Path) -> None:
+    plan = plan_of("windows", volume)
+    path = finished(run_scan(plan, tmp_path / "a.scan"))
+    number, report = next((n, r) for n, r in finished_tiles(plan, path).items() if r.windows)
+    before = {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file()}
+    assert SCAN_TILE(plan, path, number) == report
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file()} == before
+    (path / "candidates" / f"{number}.npz").unlink()
+    assert SCAN_TILE(plan, path, number).sizes == report.sizes  # one that is not whole is done again
+    assert (path / "candidates" / f"{number}.npz").exists()
 
 
 @pytest.mark.slow

@@ -1,0 +1,242 @@
+"""Laws of shapes: what turns, blurs and packs a density does the same to its harmonics, and a shape finds itself."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from cryoscan.datedb import DateDB, Entry, open_datedb
+from cryoscan.datedb.build import closer_look, describe_embedder, embedder_for
+from cryoscan.embedding import unit_rows
+from cryoscan.errors import FormatError
+from cryoscan.models import InvariantEmbedder, ShapeEmbedder
+from cryoscan.models.harmonics import DEGREES, blur_matrices, harmonics, rotation_table
+from cryoscan.models.matching import Matcher
+from cryoscan.models.shape import Shapes, envelope
+
+EDGE = 32
+N = 12
+
+
+def density(points: np.ndarray, width: float = 1.6) -> np.ndarray:
+    """Gaussians at points, in voxels from the middle of a window."""
+    axis = np.arange(EDGE) - (EDGE - 1) / 2
+    parts = [np.exp(-((axis[None] - points[:, i : i + 1]) ** 2) / (2 * width**2)) for i in range(3)]
+    return np.einsum("nz,ny,nx->zyx", *parts).astype(np.float32)
+
+
+def molecule(seed: int, residues: int = 26) -> np.ndarray:
+    """A compact random chain without symmetry, its mean in the middle."""
+    rng = np.random.default_rng(seed)
+    points = [np.zeros(3)]
+    while len(points) < residues:
+        step = rng.normal(size=3)
+        place = points[-1] + 2.4 * step / np.linalg.norm(step) - 0.08 * points[-1]
+        if min(np.linalg.norm(place - point) for point in points) > 1.5:
+            points.append(place)
+    return np.array(points) - np.mean(points, axis=0)
+
+
+MOLECULES = [molecule(seed, residues) for seed, residues in enumerate(np.linspace(16, 40, N).astype(int))]
+
+
+@pytest.fixture(scope="module")
+def shapes() -> Shapes:
+    return Shapes.of_windows(np.stack([density(points) for points in MOLECULES]))
+
+
+def entries(n: int = N) -> tuple[Entry, ...]:
+    return tuple(Entry(f"m{i}", "CATH", f"1.10.8.{i + 1}", i) for i in range(n))
+
+
+@pytest.fixture(scope="module")
+def db(shapes: Shapes) -> DateDB:
+    embedder = InvariantEmbedder(contour=0.0)
+    windows = np.stack([density(points) for points in MOLECULES])
+    bank = embedder.embed(windows)
+    return DateDB(entries(), {6.0: bank, 10.0: bank}, describe_embedder(embedder), shapes=shapes)
+
+
+# ---------------------------------------------------------------- harmonics
+
+
+def test_turning_a_density_multiplies_the_harmonics_of_each_degree_by_a_matrix() -> None:
+    points, turns = molecule(3), Rotation.random(5, random_state=2).as_matrix()
+    before = harmonics().expand(torch.from_numpy(density(points)[None]))[0].numpy()
+    for turn, row in zip(turns, rotation_table(turns, DEGREES), strict=True):
+        after = harmonics().expand(torch.from_numpy(density(points @ turn.T)[None]))[0].numpy()
+        start = 0
+        for l in range(DEGREES):
+            m = slice(l * l, (l + 1) ** 2)
+            matrix = row[start : start + (2 * l + 1) ** 2].reshape(2 * l + 1, -1)
+            start += matrix.size
+            assert matrix @ matrix.T == pytest.approx(np.eye(2 * l + 1), abs=1e-4)
+            error = np.linalg.norm(matrix @ before[m] - after[m])
+            assert error < 0.03 * np.linalg.norm(after), l
+
+
+def test_a_density_comes_back_from_its_harmonics_and_they_from_it() -> None:
+    x = torch.from_numpy(density(molecule(4))[None])
+    c = harmonics().expand(x)
+    back = harmonics().synthesise(c)
+    assert np.corrcoef(back.numpy().ravel(), x.numpy().ravel())[0, 1] > 0.98
+    assert harmonics().expand(back).numpy() == pytest.approx(c.numpy(), abs=5e-3 * float(c.abs().max()))
+
+
+def test_blurring_changes_harmonics_as_it_changes_the_density(shapes: Shapes) -> None:
+    sigma = 0.7
+    windows = np.stack([ndimage.gaussian_filter(density(points), sigma, mode="constant") for points in MOLECULES])
+    expected = unit_rows(harmonics().expand(torch.from_numpy(windows)).flatten(1).numpy())
+    assert (shapes.densities(sigma) * expected).sum(axis=1).min() > 0.998
+    assert blur_matrices(sigma).shape == (DEGREES, 12, 12)
+    assert (shapes.densities(0.0) * expected).sum(axis=1).max() < 0.999  # it does make a difference
+
+
+def test_an_envelope_keeps_its_volume_in_bytes(shapes: Shapes) -> None:
+    ones = harmonics().expand(torch.ones(1, EDGE, EDGE, EDGE)).flatten().numpy()
+    axis = np.arange(EDGE) - (EDGE - 1) / 2
+    ball = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2) < 16
+    expected = [float(envelope(torch.from_numpy(density(points)[None]))[0].numpy()[ball].sum()) for points in MOLECULES]
+    assert shapes.envelopes(0.0) @ ones == pytest.approx(expected, rel=0.05)
+
+
+# ---------------------------------------------------------------- matching
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_turned_and_shifted_shape_finds_itself(shapes: Shapes, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    matcher = Matcher(shapes.densities(0.0), shapes.envelopes(0.0))
+    turns = Rotation.random(N, random_state=seed).as_matrix()
+    moved = [p @ turn.T + rng.uniform(-0.7, 0.7, 3) for p, turn in zip(MOLECULES, turns, strict=True)]
+    queries = ShapeEmbedder(contour=0.0).embed(np.stack([density(points) for points in moved]))
+    found = matcher.similarities(queries)
+    assert found.argmax(axis=1).tolist() == list(range(N))
+    assert np.diag(found).min() > 0.9
+    assert found.max() <= 1 + 1e-5
+    assert np.diag(queries @ shapes.densities(0.0).T).mean() < 0.8  # as they lie they are not alike
+
+
+def test_few_that_are_compared_finely_come_before_all_others(shapes: Shapes) -> None:
+    matcher = Matcher(shapes.densities(0.0), shapes.envelopes(0.0))
+    queries = shapes.densities(0.0)
+    few, every = matcher.similarities(queries, kept=3), matcher.similarities(queries, kept=N)
+    assert few.argmax(axis=1).tolist() == list(range(N))
+    for one, all_ in zip(few, every, strict=True):
+        best = np.argsort(-one, kind="stable")[:3]
+        assert one[best] == pytest.approx(all_[best], abs=1e-5)
+        assert np.delete(one, best).max() <= one[best].min() + 1e-6
+
+
+def test_what_is_incomplete_is_found_about_the_middle_of_the_whole(db: DateDB) -> None:
+    by_shape = db.by_shape
+    assert by_shape is not None
+    turns = Rotation.random(N, random_state=7).as_matrix()
+    windows = np.stack([density(p[: -len(p) // 4] @ turn.T) for p, turn in zip(MOLECULES, turns, strict=True)])
+    vectors = ShapeEmbedder(contour=0.0).embed(windows)
+    right = [by_shape.search(vector[None], top=1)[0][0].entry == f"m{i}" for i, vector in enumerate(vectors)]
+    before = [
+        db.search(vector[None], top=1)[0][0].entry == f"m{i}"
+        for i, vector in enumerate(InvariantEmbedder(contour=0.0).embed(windows))
+    ]
+    assert np.mean(right) >= 0.5  # chains of points without folds are all alike
+    assert np.mean(right) > np.mean(before) + 0.2
+
+
+def test_what_has_neighbours_is_found_within_its_envelope(db: DateDB) -> None:
+    by_shape = db.by_shape
+    assert by_shape is not None
+    found, alone = [], []
+    for i, points in enumerate(MOLECULES):
+        rng = np.random.default_rng(i)
+        turn = Rotation.random(random_state=rng).as_matrix()
+        reach = np.linalg.norm(points, axis=1).max()
+        others = []
+        for side in (np.array([1, 0, 0]), np.array([-0.3, 1, 0])):
+            other = MOLECULES[rng.integers(N)] @ Rotation.random(random_state=rng).as_matrix().T
+            others.append(other + side / np.linalg.norm(side) * (reach + np.linalg.norm(other, axis=1).max() - 1))
+        window = density(np.concatenate([points @ turn.T, *others]))
+        views = ShapeEmbedder(contour=0.0).embed(window[None])
+        found.append(int(by_shape.seen(views, crowded=True).argmax()) == i)
+        alone.append(int(InvariantEmbedder(contour=0.0).embed(window[None])[0] @ db.banks[6.0].T @ np.eye(N)[i] > 0.99))
+    assert np.mean(found) >= 0.5
+    assert np.mean(alone) == 0
+
+
+def test_an_empty_window_is_like_nothing(db: DateDB) -> None:
+    by_shape = db.by_shape
+    assert by_shape is not None
+    vectors = ShapeEmbedder().embed(np.zeros((2, EDGE, EDGE, EDGE), np.float32))
+    assert not vectors.any()
+    assert not by_shape.similarities(vectors).any()
+    assert not by_shape.seen(vectors, crowded=True).any()
+    assert by_shape.similarities(np.zeros((0, 972), np.float32)).shape == (0, N)
+
+
+def test_assign_and_search_agree(db: DateDB) -> None:
+    by_shape = db.by_shape
+    assert by_shape is not None
+    vectors = by_shape.banks[6.0][[4, 9]]
+    assigned = by_shape.assign(vectors, top=3, resolution=6.0)
+    for row, vector in enumerate(vectors):
+        found = by_shape.search(vector[None], top=3, resolution=6.0)[0]
+        assert [by_shape.types[t][1] for t in assigned.types[row]] == [c.type for c in found]
+        assert assigned.scores[row] == pytest.approx([c.cosine for c in found], abs=1e-5)
+        assert by_shape.entries[assigned.entries[row]].id == found[0].entry
+
+
+def test_dense_is_windowed() -> None:
+    block = np.random.default_rng(0).normal(size=(34, 32, 36)).astype(np.float32)
+    embedder = ShapeEmbedder()
+    dense = embedder.embed_dense(block, stride=2)
+    assert dense.shape == (2, 1, 3, 972)
+    one = embedder.embed(np.ascontiguousarray(block[2:34, :, 4:36])[None])[0]
+    assert dense[1, 0, 2] == pytest.approx(one, abs=1e-6)
+
+
+# ---------------------------------------------------------------- in a database
+
+
+def test_shapes_are_kept_on_disk_and_through_changes(db: DateDB, tmp_path: Path) -> None:
+    back = db.write(tmp_path / "a.datedb")
+    assert back.shapes is not None
+    assert db.shapes is not None
+    for name in Shapes.__slots__:
+        assert np.array_equal(getattr(back.shapes, name), getattr(db.shapes, name))
+    fewer = back.without_entries(["m0", "m5"])
+    assert fewer.by_shape is not None
+    assert fewer.by_shape.search(fewer.by_shape.banks[6.0][3:4], top=1)[0][0].entry == "m4"
+    more = fewer.with_entries(
+        [Entry("new", "mine", "a", 0)], {k: b[:1] for k, b in db.banks.items()}, shapes=db.shapes.take([0])
+    )
+    assert more.by_shape is not None
+    assert more.by_shape.search(db.shapes.densities(0.0)[:1], top=1)[0][0].entry == "new"
+    blind = fewer.with_entries([Entry("new", "mine", "a", 0)], {k: b[:1] for k, b in db.banks.items()})
+    assert blind.by_shape is None  # an entry without a shape would never be found by it
+    assert back.fingerprint != replace(back, shapes=None).fingerprint
+
+
+def test_damaged_shapes_are_refused(db: DateDB, tmp_path: Path) -> None:
+    path = tmp_path / "a.datedb"
+    db.write(path)
+    file = path / "shapes.npz"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FormatError, match="sound DateDB"):
+        open_datedb(path)
+    assert db.shapes is not None
+    np.savez(file, density=-db.shapes.density.T, envelope=db.shapes.envelope.T, scale=db.shapes.scale)
+    with pytest.raises(FormatError, match="shapes that match the manifest"):
+        open_datedb(path)
+
+
+def test_the_closer_look_names_by_shape(db: DateDB) -> None:
+    by_shape, embedder = closer_look(db, embedder_for(db))
+    assert isinstance(embedder, ShapeEmbedder)
+    by_shape.require(embedder)
+    without = replace(db, shapes=None)
+    assert closer_look(without, embedder_for(db))[0] is without
