@@ -1,4 +1,4 @@
-"""How many windows per second the invariant embedder takes; timed only on demand (``pytest --benchmark-enable``)."""
+"""How many windows a second are embedded, and places named; timed only on demand (``pytest --benchmark-enable``)."""
 
 import numpy as np
 import pytest
@@ -16,3 +16,16 @@ def test_invariant_embedder_embeds_windows(benchmark, rng, count):
     assert vectors.shape == (count, embedder.dim)
     if benchmark.stats is not None:
         benchmark.extra_info["windows_per_second"] = count / benchmark.stats.stats.median
+
+
+@pytest.mark.parametrize("count", [12])
+def test_places_are_named_by_shape(benchmark, count):
+    from cryoscan.datedb import open_datedb
+
+    db = open_datedb().in_scheme("CATH").by_shape
+    assert db is not None
+    vectors = db.banks[6.0][:: len(db.banks[6.0]) // count][:count]
+    answer = benchmark(db.assign, vectors, top=3, resolution=6.0)
+    assert (answer.scores[:, 0] > 0.8).mean() > 0.5
+    if benchmark.stats is not None:
+        benchmark.extra_info["places_per_second"] = count / benchmark.stats.stats.median

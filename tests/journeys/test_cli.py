@@ -15,6 +15,7 @@ from raw_mrc import raw_mrc
 from cryoscan import LabelMap, Volume
 from cryoscan.cli import main
 from cryoscan.datedb import open_datedb
+from cryoscan.datedb.build import embed_structures, embedder_for
 from cryoscan.io import open_labels, open_volume, read_structure, write_labels, write_volume
 from cryoscan.testing import ToyEmbedder, toy_datedb
 
@@ -245,7 +246,6 @@ def test_a_simulated_map_is_named_after_its_structure(bench, cryoscan):
 
 
 def test_the_command_and_the_library_give_the_same_answer(bench, cryoscan):
-    from cryoscan.datedb.build import embedder_for
     from cryoscan.workflows import RegionMask, identify
 
     db, volume = open_datedb(bench / "small.datedb"), open_volume(bench / "map.mrc")
@@ -349,6 +349,10 @@ def test_a_structure_and_its_density_find_their_entry(bench, cryoscan):
     queries = json.loads(out)["queries"]
     assert [query["candidates"][0]["entry"] for query in queries] == ["whole", "whole"]
     assert queries[0]["candidates"][0]["cosine"] > 0.9  # rotations are tried every 20 degrees
+    db = open_datedb(bench / "small.datedb")
+    entry = db.entry("whole")
+    vectors = embed_structures([read_structure(DATA / "ugly.pdb")], embedder_for(db, contour=0.0), resolutions=[6.0])
+    assert vectors[6.0][0] @ db.banks[6.0][entry.row] == pytest.approx(1, abs=1e-3)  # simulated as the entry was
 
 
 def test_a_damaged_database_fails_verification(bench, cryoscan, tmp_path):

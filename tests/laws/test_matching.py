@@ -162,9 +162,9 @@ def test_what_has_neighbours_is_found_within_its_envelope(db: DateDB) -> None:
         window = density(np.concatenate([points @ turn.T, *others]))
         views = ShapeEmbedder(contour=0.0).embed(window[None])
         found.append(int(by_shape.seen(views, crowded=True).argmax()) == i)
-        alone.append(int(InvariantEmbedder(contour=0.0).embed(window[None])[0] @ db.banks[6.0].T @ np.eye(N)[i] > 0.99))
+        alone.append(int(db.similarities(InvariantEmbedder(contour=0.0).embed(window[None])).argmax()) == i)
     assert np.mean(found) >= 0.5
-    assert np.mean(alone) == 0
+    assert np.mean(found) > np.mean(alone) + 0.2
 
 
 def test_an_empty_window_is_like_nothing(db: DateDB) -> None:
