@@ -73,6 +73,15 @@ def lowpass_butterworth(data: np.ndarray, *, voxel_size: Angstrom, resolution: A
     return _filtered(data, lambda s: 1 / np.sqrt(1 + (s * resolution) ** (2 * order)), voxel_size)
 
 
+def lowpass_cut(data: np.ndarray, *, voxel_size: Angstrom, resolution: Angstrom, edge: float = 0.1) -> np.ndarray:
+    """Cut off what is finer than the resolution: 1 up to s = 1/R, then half a cosine to 0 at (1 + edge) / R."""
+    return _filtered(
+        data,
+        lambda s: 0.5 + 0.5 * np.cos(np.pi * np.clip((s * resolution - 1) / edge, 0, 1)),
+        voxel_size,
+    )
+
+
 def frequency_grid(shape: Shape, voxel_size: Angstrom) -> np.ndarray:
     """Spatial frequency ``|s|`` in 1/Å of every coefficient of `rfftn`, `z y x//2+1`."""
     z, y = (np.fft.fftfreq(size, voxel_size) for size in shape[:2])

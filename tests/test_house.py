@@ -26,6 +26,7 @@ CONFIG_CLASSES = {
     "benchmark": ("cryoscan.benchmark.config", "BenchmarkConfig"),
     "tower": ("cryoscan.models.tower_settings", "TowerSettings"),
     "train": ("cryoscan.train.config", "TrainConfig"),
+    "train/enhance": ("cryoscan.train.config", "EnhanceTrainConfig"),
 }
 COMMANDS = {
     "info",
@@ -36,6 +37,7 @@ COMMANDS = {
     "datedb info",
     "datedb search",
     "datedb verify",
+    "enhance",
     "segment",
     "identify",
     "scan",
@@ -116,20 +118,26 @@ def dangers(tree: ast.AST) -> Iterator[str]:
                 yield ast.unparse(node)
 
 
-@pytest.mark.parametrize("folder", CONFIG_CLASSES)
-def test_configs_exist(folder):
-    assert [path for path in CONFIGS if path.parent.name == folder]
+@pytest.mark.parametrize("kind", CONFIG_CLASSES)
+def test_configs_exist(kind):
+    assert [path for path in CONFIGS if kind_of(path) == kind]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_config_loads_and_round_trips(path, tmp_path):
-    module, name = CONFIG_CLASSES[path.parent.name]
+    module, name = CONFIG_CLASSES[kind_of(path)]
     config_class = getattr(importlib.import_module(module), name)
     config = config_class.read(path)
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert written.keys() <= config_class.model_fields.keys()
     config.write(tmp_path / "again.yaml")
     assert config_class.read(tmp_path / "again.yaml") == config
+
+
+def kind_of(path: Path) -> str:
+    """A folder holds settings of one kind; what differs says so by its name."""
+    own = f"{path.parent.name}/{path.stem.split('_')[0]}"
+    return own if own in CONFIG_CLASSES else path.parent.name
 
 
 @pytest.mark.parametrize(("module", "name"), CONFIG_CLASSES.values())

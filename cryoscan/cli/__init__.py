@@ -11,7 +11,21 @@ from typing import Annotated
 
 import typer
 
-from cryoscan.cli import batch, benchmark, datedb, demo, export, identify, info, relabel, scan, segment, simulate, train
+from cryoscan.cli import (
+    batch,
+    benchmark,
+    datedb,
+    demo,
+    enhance,
+    export,
+    identify,
+    info,
+    relabel,
+    scan,
+    segment,
+    simulate,
+    train,
+)
 from cryoscan.errors import CryoscanError
 
 __all__ = ["app", "main"]
@@ -28,6 +42,7 @@ app.command("scan")(scan.scan)
 app.command("relabel")(relabel.relabel)
 app.command("batch")(batch.batch)
 app.command("export")(export.export)
+app.command("enhance")(enhance.enhance)
 app.command("segment")(segment.segment)
 app.add_typer(datedb.app, name="datedb")
 app.add_typer(simulate.app, name="simulate")

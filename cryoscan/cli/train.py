@@ -1,5 +1,6 @@
 """`cryoscan train`: towers of one's own, in runs that go on where they were stopped."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,23 +30,33 @@ def train(
     device: Annotated[str, typer.Option("--device", help="Where torch computes: cpu, cuda, cuda:1 …")] = "cpu",
     as_json: o.Json = False,
 ) -> None:
-    """Train a tower; stopped or killed, the same line goes on where the last checkpoint is.
+    """Train a tower, or the network that sharpens maps; the same line goes on where the last checkpoint is.
 
     Example: cryoscan train configs/train/reconstruct.yaml --data FOLDER -o runs/reconstruct
     """
     from cryoscan.train.card import results_table
-    from cryoscan.train.config import TrainConfig
+    from cryoscan.train.config import EnhanceTrainConfig, read_train_config
+    from cryoscan.train.enhance_run import EnhancerTrained, train_enhancer
     from cryoscan.train.run import TrainFinished
     from cryoscan.train.run import train as run
 
-    settings = TrainConfig.read(config)
+    settings = read_train_config(config)
+    events: Iterator[Any] = (
+        train_enhancer(settings, output, data=data, until=steps, device=device)
+        if isinstance(settings, EnhanceTrainConfig)
+        else run(settings, output, data=data, until=steps, device=device)
+    )
     try:
-        last = show.to_the_end(run(settings, output, data=data, until=steps, device=device), "steps")
+        last = show.to_the_end(events, "steps")
     except KeyboardInterrupt:
         show.note("Stopped. Give the same command again to go on from the last checkpoint.")
         raise typer.Exit(130) from None
-    about: dict[str, Any] = {"output": str(output), "finished": isinstance(last, TrainFinished)}
-    if isinstance(last, TrainFinished):
+    finished = isinstance(last, TrainFinished | EnhancerTrained)
+    about: dict[str, Any] = {"output": str(output), "finished": finished}
+    if isinstance(last, EnhancerTrained):
+        about |= {"weights": str(last.weights), "watched": last.watched}
+        text = f"{last.weights}: described in {last.card}"
+    elif isinstance(last, TrainFinished):
         about |= {"weights": str(last.weights), "results": [one.row() for one in last.outcomes]}
         text = "\n".join([*results_table(last.outcomes), f"{last.weights}: described in {last.card}"])
     else:

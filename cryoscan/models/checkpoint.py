@@ -1,4 +1,4 @@
-"""The file of a tower: weights as safetensors, and in the header what they are and where they come from."""
+"""The file of a network: weights as safetensors, and in the header what they are and where they come from."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 from cryoscan.errors import ConfigError, FormatError, require_file
+from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
 from cryoscan.models.density_tower import DensityTower, TowerConfig
 from cryoscan.provenance import Provenance, write_atomically
 
 _KIND = "cryoscan density tower"
+_ENHANCER = "cryoscan enhancing network"
 _FORMAT_VERSION = 1
 
 
@@ -27,19 +29,7 @@ def save_tower(tower: DensityTower, path: Path | str, *, provenance: Provenance,
         Store weights as float16, half the size. They are rounded to three digits, so the file's
         tower has a fingerprint of its own.
     """
-    from safetensors.torch import save
-
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tower.state_dict().items()}
-    if half_precision:
-        # norms stay as they are: a running mean square may be beyond the range of float16
-        tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
-    header = {
-        "kind": _KIND,
-        "format_version": str(_FORMAT_VERSION),
-        "config": json.dumps(tower.config.to_json()),
-        "provenance": json.dumps(provenance.to_json()),
-    }
-    write_atomically(Path(path), save(tensors, metadata=header))
+    _write(tower, tower.config.to_json(), Path(path), _KIND, provenance, half_precision=half_precision)
 
 
 def load_tower(path: Path | str) -> DensityTower:
@@ -51,7 +41,7 @@ def load_tower(path: Path | str) -> DensityTower:
         If the file is damaged, of another kind or version, or its weights do not fit its configuration.
     """
     path = Path(path)
-    header, tensors = _read(path)
+    header, tensors = _read(path, _KIND)
     try:
         tower = DensityTower(TowerConfig.from_json(json.loads(header["config"])))
     except (KeyError, json.JSONDecodeError, TypeError, ConfigError) as error:
@@ -65,9 +55,37 @@ def load_tower(path: Path | str) -> DensityTower:
     return tower.eval()
 
 
+def save_enhancer(network: CryoSamu, path: Path | str, *, provenance: Provenance, half_precision: bool = False) -> None:
+    """Write an enhancing network as `save_tower` writes a tower."""
+    _write(network, network.config.to_json(), Path(path), _ENHANCER, provenance, half_precision=half_precision)
+
+
+def load_enhancer(path: Path | str) -> CryoSamu:
+    """Read an enhancing network, ready for evaluation.
+
+    Raises
+    ------
+    FormatError
+        If the file is damaged, of another kind or version, or its weights do not fit its configuration.
+    """
+    path = Path(path)
+    header, tensors = _read(path, _ENHANCER)
+    try:
+        network = CryoSamu(CryoSamuConfig.from_json(json.loads(header["config"])))
+    except (KeyError, json.JSONDecodeError, TypeError, ConfigError) as error:
+        raise FormatError(
+            f"expected the configuration of an enhancing network in {path}",
+            got=str(error) or type(error).__name__,
+            hint="The file is damaged, or written by a newer version of cryoscan: update cryoscan.",
+        ) from error
+    _check(tensors, network.state_dict(), path)
+    network.load_state_dict(tensors)
+    return network.to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
+
+
 def tower_provenance(path: Path | str) -> Provenance:
-    """Who made a tower's file, and from what."""
-    header, _ = _read(Path(path))
+    """Who made the file of a tower or an enhancing network, and from what."""
+    header, _ = _read(Path(path), None)
     try:
         return Provenance.from_json(json.loads(header["provenance"]))
     except (KeyError, json.JSONDecodeError) as error:
@@ -76,10 +94,34 @@ def tower_provenance(path: Path | str) -> Provenance:
         ) from error
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _write(
+    network: torch.nn.Module,
+    config: dict[str, Any],
+    path: Path,
+    kind: str,
+    provenance: Provenance,
+    *,
+    half_precision: bool,
+) -> None:
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    if half_precision:
+        # norms stay as they are: a running mean square may be beyond the range of float16
+        tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
+    header = {
+        "kind": kind,
+        "format_version": str(_FORMAT_VERSION),
+        "config": json.dumps(config),
+        "provenance": json.dumps(provenance.to_json()),
+    }
+    write_atomically(path, save(tensors, metadata=header))
+
+
+def _read(path: Path, kind: str | None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     from safetensors import SafetensorError, safe_open
 
-    require_file(path, what="a tower's .safetensors file")
+    require_file(path, what="the .safetensors file of a network")
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -88,11 +130,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise FormatError(
             f"expected a whole .safetensors file at {path}", got=str(error), hint="Copy or download the file again."
         ) from error
-    if header.get("kind") != _KIND:
+    if header.get("kind") not in ((_KIND, _ENHANCER) if kind is None else (kind,)):
         raise FormatError(
-            f"expected a density tower of cryoscan in {path}",
+            f"expected a {(kind or 'network of cryoscan').removeprefix('cryoscan ')} in {path}",
             got=f"a file of {header.get('kind', 'some other program')}",
-            hint="Give a file written by save_tower.",
+            hint="Give a file that cryoscan train has written for this purpose.",
         )
     if header.get("format_version") != str(_FORMAT_VERSION):
         raise FormatError(

@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from cryoscan.config import Config
 from cryoscan.errors import ConfigError
+from cryoscan.models.cryosamu import CryoSamuConfig
 from cryoscan.models.density_tower import TowerConfig
 from cryoscan.train.conditions import ViewConfig
 from cryoscan.train.loop import FitSettings
+from cryoscan.train.pairs import PairConfig
 
 _COARSEST_A = 2.8
 
@@ -76,3 +78,84 @@ class TrainConfig(Config):
         return FitSettings(
             steps=self.steps, learning_rate=self.learning_rate, validate_every=self.validate_every, seed=self.seed
         )
+
+
+class EnhanceTrainConfig(Config):
+    """Settings of `cryoscan train` for the network that sharpens maps."""
+
+    objective: Literal["enhance"]
+    """Sharp density from maps."""
+    network: dict[str, Any] = Field(default_factory=dict)
+    """Sizes that differ from the defaults of `CryoSamuConfig`."""
+    pairs: dict[str, Any] = Field(default_factory=dict)
+    """What differs from the defaults of `PairConfig`."""
+    real_train: tuple[str, ...] = ()
+    """Names of the experimental maps to learn from, beside the simulated ones."""
+    real_validation: tuple[str, ...] = ()
+    """Names of the experimental maps to watch; of other proteins."""
+    window: int = Field(default=40, ge=16)
+    """Edge of a window in voxels, a multiple of the network's period."""
+    batch: int = Field(default=4, ge=1)
+    """Windows in a step."""
+    dropout: float = Field(default=0.3, ge=0, le=1)
+    """Share of the windows whose structure is hidden."""
+    weighting: Literal["column", "literal"] = "column"
+    """Form of the weights of chains and residues, see `cryoscan.models.residue_weighting`."""
+    steps: int = Field(default=2500, ge=1)
+    """Batches in all."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """Largest step of AdamW."""
+    validate_every: int = Field(default=100, ge=1)
+    """Steps between validations."""
+    seed: int = 0
+    """Of the first weights and of every step."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        try:
+            self.pair_config()
+            network = self.network_config()
+        except (ConfigError, TypeError) as error:
+            raise ValueError(str(error)) from error
+        if self.window % network.period:
+            raise ValueError(f"a window must be a multiple of {network.period} voxels")
+        if set(self.real_train) & set(self.real_validation):
+            raise ValueError("a map to watch must not be learned from")
+        return self
+
+    def network_config(self) -> CryoSamuConfig:
+        """The sizes of the network."""
+        return CryoSamuConfig.from_json(self.network)
+
+    def pair_config(self) -> PairConfig:
+        """The pairs that are trained on."""
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in self.pairs.items()
+        }
+        return PairConfig(**values)
+
+    def fit_settings(self) -> FitSettings:
+        """The schedule."""
+        return FitSettings(
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            average=0.998,
+            validate_every=self.validate_every,
+            save_every=25,
+            seed=self.seed,
+        )
+
+
+def read_train_config(path: Path | str) -> TrainConfig | EnhanceTrainConfig:
+    """Settings of a tower or of the enhancing network, as the file's objective says."""
+    values = AnyObjective.read(path)
+    return EnhanceTrainConfig.read(path) if values.objective == "enhance" else TrainConfig.read(path)
+
+
+class AnyObjective(Config):
+    """The one key by which the kinds of settings differ."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    objective: str = ""
+    """What is trained for."""

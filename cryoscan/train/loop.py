@@ -9,19 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cryoscan.errors import ConfigError
-from cryoscan.train.objectives import Numbers, Objective, Pupil
+from cryoscan.train.objectives import Numbers
 from cryoscan.train.state import CHECKPOINT, CURVES, cut_log, log_row, resume_state, save_state
-from cryoscan.train.views import Views
 
-Draw = Callable[[int, torch.Generator], Views]
-Validate = Callable[[Pupil], Numbers]
+P = TypeVar("P", bound=nn.Module)  # what is trained
+B = TypeVar("B")  # what it sees in a step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +70,13 @@ class TrainEvent:
 
 
 def fit(
-    pupil: Pupil,
-    objective: Objective,
-    draw: Draw,
+    pupil: P,
+    objective: Callable[[P, B, torch.Generator], tuple[Tensor, Numbers]],
+    draw: Callable[[int, torch.Generator], B],
     settings: FitSettings,
     folder: Path | str,
     *,
-    validate: Validate | None = None,
+    validate: Callable[[P], Numbers] | None = None,
     until: int | None = None,
 ) -> Iterator[TrainEvent]:
     """Train, or go on with the run in a folder; bit by bit the same on a processor, however often it is stopped.
@@ -86,12 +85,12 @@ def fit(
 
     Parameters
     ----------
-    pupil : Pupil
+    pupil : Module
         Moved in place. At the end it holds the running mean of its weights.
     objective : callable
-        (pupil, views, generator) → (loss, numbers); see `cryoscan.train.objectives`.
+        (pupil, batch, generator) → (loss, numbers); see `cryoscan.train.objectives`.
     draw : callable
-        (step, generator) → views. The generator is on the pupil's device.
+        (step, generator) → batch. The generator is on the pupil's device.
     settings : FitSettings
     folder : Path
         Of the checkpoint and the log; made if it does not exist.
@@ -122,8 +121,8 @@ def fit(
             pupil.train()
             for group in optimizer.param_groups:
                 group["lr"] = rate = learning_rate(settings, step)
-            views = draw(step, generator(settings.seed, step, 0, device=device))
-            loss, numbers = objective(pupil, views, generator(settings.seed, step, 1))
+            batch = draw(step, generator(settings.seed, step, 0, device=device))
+            loss, numbers = objective(pupil, batch, generator(settings.seed, step, 1))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             slope = torch.nn.utils.clip_grad_norm_(pupil.parameters(), settings.clip).item()
@@ -168,14 +167,14 @@ def generator(seed: int, step: int, stream: int, *, device: torch.device | str =
 # ---------------------------------------------------------------- weights
 
 
-def _groups(pupil: Pupil, weight_decay: float) -> list[dict[str, Any]]:
+def _groups(pupil: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     matrices = [weight for name, weight in pupil.named_parameters() if weight.ndim > 1 and name != "targets_DK"]
     others = [weight for name, weight in pupil.named_parameters() if weight.ndim < 2 or name == "targets_DK"]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 @torch.no_grad()
-def _follow(average: dict[str, Tensor], pupil: Pupil, *, decay: float) -> None:
+def _follow(average: dict[str, Tensor], pupil: nn.Module, *, decay: float) -> None:
     for name, tensor in pupil.state_dict().items():
         if tensor.is_floating_point():
             average[name].lerp_(tensor, 1 - decay)
@@ -183,7 +182,7 @@ def _follow(average: dict[str, Tensor], pupil: Pupil, *, decay: float) -> None:
             average[name].copy_(tensor)
 
 
-def _with(average: dict[str, Tensor], pupil: Pupil, validate: Validate) -> Numbers:
+def _with(average: dict[str, Tensor], pupil: P, validate: Callable[[P], Numbers]) -> Numbers:
     """What a validation says of the averaged weights; the pupil is left as it was."""
     own = {name: tensor.clone() for name, tensor in pupil.state_dict().items()}
     pupil.load_state_dict(average)

@@ -90,8 +90,12 @@ def train(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    library = _library(folder, data)
-    provenance = _same_run(folder, config, library)
+    library = library_of_run(folder, data)
+    inputs = {"library": fingerprint_library(library)}
+    if config.start_from is not None:
+        inputs["start_from"] = fingerprint_file(config.start_from)
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"start_from"})
+    provenance = same_run(folder, Provenance("cryoscan train", settings, inputs, config.seed))
     library = library.to(device)
     pupil = build_pupil(config, library).to(device)
     kinship = Kinship(library.anchors).to(device)
@@ -235,7 +239,8 @@ def _watch(config: "TrainConfig", library: AtomLibrary, device: str, pupil: Pupi
     return numbers | collapse(embedders[last].embed(clean.density_BZYX.cpu().numpy()))
 
 
-def _library(folder: Path, data: Path | str | None) -> AtomLibrary:
+def library_of_run(folder: Path, data: Path | str | None) -> AtomLibrary:
+    """The library in a run's folder, or one made from data and put there."""
     if (folder / LIBRARY).exists():
         return AtomLibrary.load(folder / LIBRARY)
     if data is None:
@@ -251,14 +256,13 @@ def _library(folder: Path, data: Path | str | None) -> AtomLibrary:
     return library
 
 
-def _same_run(folder: Path, config: "TrainConfig", library: AtomLibrary) -> Provenance:
-    """The provenance of the run; refuses a folder in which another one was begun."""
-    anchors = fingerprint_arrays([np.array([str(anchor) for anchor in library.anchors]), library.steps_N3.numpy()])
-    inputs = {"library": anchors}
-    if config.start_from is not None:
-        inputs["start_from"] = fingerprint_file(config.start_from)
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"start_from"})
-    now = Provenance("cryoscan train", settings, inputs, config.seed)
+def fingerprint_library(library: AtomLibrary) -> str:
+    """Identifies the atoms and the anchors with their splits."""
+    return fingerprint_arrays([np.array([str(anchor) for anchor in library.anchors]), library.steps_N3.cpu().numpy()])
+
+
+def same_run(folder: Path, now: Provenance) -> Provenance:
+    """The provenance of the run in a folder, `now` if it begins; refuses a folder in which another one was begun."""
     path = folder / PROVENANCE
     if not path.exists():
         write_atomically(path, json.dumps(now.to_json(), indent=1))

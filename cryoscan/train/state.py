@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cryoscan.errors import FormatError, MismatchError
-from cryoscan.train.objectives import Numbers, Pupil
+from cryoscan.train.objectives import Numbers
 
 CHECKPOINT, CURVES = "checkpoint.npz", "curves.csv"
 _VERSION = 1
@@ -22,7 +22,7 @@ _VERSION = 1
 
 def save_state(
     path: Path,
-    pupil: Pupil,
+    pupil: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: Mapping[str, Tensor],
     settings: Mapping[str, Any],
@@ -46,7 +46,7 @@ def save_state(
 
 def resume_state(
     path: Path,
-    pupil: Pupil,
+    pupil: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: dict[str, Tensor],
     settings: Mapping[str, Any],
@@ -76,7 +76,7 @@ def resume_state(
     return int(header["step"])
 
 
-def averaged(folder: Path | str, pupil: Pupil) -> int:
+def averaged(folder: Path | str, pupil: nn.Module) -> int:
     """Give a pupil the averaged weights of a run's checkpoint; returns the step."""
     header, arrays = _read(Path(folder) / CHECKPOINT)
     _fill(pupil, {name: torch.from_numpy(arrays[f"average/{name}"]) for name in header["names"]})
@@ -129,7 +129,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return header, arrays
 
 
-def _fill(pupil: Pupil, tensors: dict[str, Tensor]) -> None:
+def _fill(pupil: nn.Module, tensors: dict[str, Tensor]) -> None:
     mine = {name: tuple(tensor.shape) for name, tensor in pupil.state_dict().items()}
     theirs = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if mine != theirs:

@@ -1,0 +1,135 @@
+"""`cryoscan enhance`: sharpen a map of 4 to 8 Å, with or without a structure."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cryoscan.cli import options as o
+from cryoscan.cli import show
+
+if TYPE_CHECKING:
+    from cryoscan.cli.inputs import Given
+    from cryoscan.volume import Volume
+
+_Output = Annotated[
+    Path, typer.Option("-o", "--output", metavar="FILE", help="The sharpened map: .mrc or .zarr.", show_default=False)
+]
+_Structure = Annotated[
+    Path | None,
+    typer.Option(
+        "--structure",
+        metavar="FILE",
+        help="PDB or mmCIF of the protein, a relative or a prediction, fitted into the map.",
+        show_default=False,
+    ),
+]
+_HalfMaps = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--half-map", metavar="FILE", help="Give twice: both half-maps, to measure the resolution.", show_default=False
+    ),
+]
+_Mask = Annotated[
+    Path | None,
+    typer.Option("--mask", metavar="FILE", help="Mask on the map's grid; outside is solvent.", show_default=False),
+]
+_Difference = Annotated[
+    Path | None,
+    typer.Option("--difference", metavar="FILE", help="Write what was changed: .mrc or .zarr.", show_default=False),
+]
+_Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights", metavar="FILE", help="A network of one's own; the one that ships otherwise.", show_default=False
+    ),
+]
+
+
+def enhance(
+    path: o.VolumePath,
+    output: _Output,
+    structure: _Structure = None,
+    unplaced: Annotated[
+        bool, typer.Option("--unplaced", help="The structure is a relative that need not lie in the map.")
+    ] = False,
+    half_map: _HalfMaps = None,
+    mask: _Mask = None,
+    difference: _Difference = None,
+    voxel_size: o.VoxelSize = None,
+    contrast: o.ContrastOption = o.Contrast.bright,
+    resolution: o.Resolution = None,
+    weights: _Weights = None,
+    device: o.Device = None,
+    overwrite: o.Overwrite = False,
+    as_json: o.Json = False,
+) -> None:
+    """Sharpen a map of 4 to 8 Å; what the network adds may be wrong, so keep the original.
+
+    Example: cryoscan enhance map.mrc -o sharp.mrc --difference added.mrc
+    """
+    from cryoscan.cli.inputs import open_given, open_mask
+    from cryoscan.enhance import Enhancement, open_network
+    from cryoscan.enhance import enhance as run
+    from cryoscan.errors import refuse_existing
+    from cryoscan.io import read_structure, write_volume
+    from cryoscan.models.device import choose_device
+    from cryoscan.models.structure_embedding import embedder_named
+
+    for target in (output, *([difference] if difference is not None else [])):
+        refuse_existing(target, overwrite=overwrite)
+    given = open_given(path, voxel_size=voxel_size, contrast=contrast)
+    network = open_network(weights).to(choose_device(device))
+    atoms = read_structure(structure) if structure is not None else None
+    events = run(
+        given.volume,
+        network,
+        structure=atoms,
+        embedder=embedder_named(network.config.structure) if atoms is not None else None,
+        placed=not unplaced,
+        half_maps=_half_maps(given, half_map),
+        mask=open_mask(given, mask) if mask is not None else None,
+        resolution=resolution,
+    )
+    found = show.to_the_end(events, "tiles")
+    assert isinstance(found, Enhancement)
+    warnings = [*given.warnings, *found.warnings]
+    show.warn(warnings)
+    write_volume(found.volume, output, overwrite=overwrite)
+    if difference is not None:
+        write_volume(found.difference, difference, overwrite=overwrite)
+        show.note(f"what was changed is in {difference}")
+    if as_json:
+        show.print_json(_about(found, output, difference, warnings))
+        return
+    told = f"with what the structure {found.structure} tells" if found.structure else "from the density alone"
+    show.line(f"{output}: sharpened {told}.")
+    if found.structure:
+        show.note("A map that was sharpened with a structure must not be used to judge that structure.")
+
+
+def _half_maps(given: "Given", paths: list[Path] | None) -> "tuple[Volume, Volume] | None":
+    from cryoscan.cli.inputs import open_mask
+    from cryoscan.errors import ConfigError
+
+    if not paths:
+        return None
+    if len(paths) != 2:
+        raise ConfigError(
+            "expected both half-maps", got=f"{len(paths)}", hint="Give --half-map twice: one half, then the other."
+        )
+    return open_mask(given, paths[0]), open_mask(given, paths[1])
+
+
+def _about(found: Any, output: Path, difference: Path | None, warnings: list[str]) -> dict[str, Any]:
+    return {
+        "output": str(output),
+        "difference": None if difference is None else str(difference),
+        "structure": found.structure or None,
+        "resolution_A": None if found.resolution is None else round(found.resolution, 2),
+        "resolution_from": found.measured_by,
+        "voxel_size_A": found.volume.voxel_size,
+        "origin_zyx_A": list(found.volume.origin),
+        "shape_zyx": list(found.volume.shape),
+        "warnings": warnings,
+    }
