@@ -2,13 +2,13 @@
 
 The network works on voxels of its own size, onto which each tile is resampled; what it finds
 is brought back to the map's grid when it is read. Tiles overlap and fade into each other.
-Outside the map is solvent, which to a network without offsets is the same as nothing: tiles
-at the border need no halo there.
+Where a map ends, tiles end too: a network without offsets takes what lies outside for
+solvent, and has been trained on windows that end in the middle of density.
 """
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ _CORE: Voxels = 96
 _FADE: Voxels = 12  # on each side of the border between two tiles
 _IN_MEMORY = 2**29  # bytes; larger results lie in a temporary file
 _SAMPLE: Voxels = 256  # edge of the part of a map that is measured
-_FALLEN = 0.01  # of the power at 8 to 15 Å: where a map ends; chosen on maps low-passed to known resolutions
+_FALLEN = 0.003  # of the power at 8 to 15 Å: where a map ends; chosen on maps low-passed to known resolutions
 _BAND: tuple[Angstrom, Angstrom] = (15.0, 8.0)
 _HALF_MAP_FSC = 0.143
 _LEAST_INSIDE = 0.5
@@ -83,7 +83,6 @@ class Enhancement:
     measured_by: str
     structure: str
     warnings: tuple[str, ...]
-    _scratch: Any = field(default=None, repr=False)  # keeps the temporary file as long as the result
 
 
 def enhance(
@@ -141,18 +140,19 @@ def enhance(
         check_same_grid(volume, companion)
     sample = _sample(volume)
     background = _checked_background(sample)
+    scale = float(np.sqrt(np.mean((sample - np.float32(background)) ** 2, dtype=np.float64)))
     informants = None
     if structure is not None:
         informants = _informants(volume, network, structure, embedder, placed, weighting, background)
     finest, measured_by = _resolution(volume, half_maps, resolution, sample)
     ratio = volume.voxel_size / network.config.voxel_size_A
     z, y, x = (int(np.floor((size - 1) * ratio + 1e-6)) + 1 for size in volume.shape)
-    scratch, total = _room((z, y, x))
+    total = _room((z, y, x))
     tiles = _tiles((z, y, x), network.config.period)
     for done, (core, wide) in enumerate(tiles, start=1):
         block = _read(volume, mask, network.config.voxel_size_A, wide, background)
         if block.any():
-            found = applied(network, block, informants)
+            found = applied(network, block / np.float32(scale), informants) * np.float32(scale)
             fade = [_fade(c, w, size) for c, w, size in zip(core, wide, total.shape, strict=True)]
             found *= fade[0][:, None, None] * fade[1][None, :, None] * fade[2][None, None, :]
             total[wide] += found
@@ -166,7 +166,6 @@ def enhance(
         measured_by,
         structure.id if structure is not None else "",
         tuple(_guard(finest, measured_by, volume.voxel_size)),
-        scratch,
     )
 
 
@@ -180,8 +179,17 @@ def open_network(path: Path | None = None) -> CryoSamu:
     FormatError
         If the file is no enhancing network.
     """
-    if path is not None:
-        return load_enhancer(path)
+    return load_enhancer(path or shipped_network())
+
+
+def shipped_network() -> Path:
+    """The file of the network that ships with the package.
+
+    Raises
+    ------
+    MissingFileError
+        If none ships.
+    """
     shipped = Path(str(files("cryoscan"))) / "weights" / "enhancer.safetensors"
     if not shipped.is_file():
         raise MissingFileError(
@@ -189,7 +197,7 @@ def open_network(path: Path | None = None) -> CryoSamu:
             got="none: this copy of cryoscan ships without",
             hint="Give --weights FILE; cryoscan train configs/train/enhance.yaml makes one.",
         )
-    return load_enhancer(shipped)
+    return shipped
 
 
 def enhanced(volume: Volume, network: CryoSamu, **options: Any) -> Volume:
@@ -428,13 +436,12 @@ def applied(network: CryoSamu, block: np.ndarray, informants: Informants | None)
     return result
 
 
-def _room(shape: Shape) -> tuple[Any, np.ndarray]:
-    """Zeros for the result on the network's grid, in a temporary file if it is large."""
+def _room(shape: Shape) -> np.ndarray:
+    """Zeros for the result on the network's grid, in a temporary file without a name if it is large."""
     if 4 * int(np.prod(shape)) <= _IN_MEMORY:
-        return None, np.zeros(shape, np.float32)
-    scratch = tempfile.TemporaryDirectory(prefix="cryoscan-enhance-")
-    path = Path(scratch.name) / "enhanced.f32"
-    return scratch, np.memmap(path, np.float32, mode="w+", shape=shape)
+        return np.zeros(shape, np.float32)
+    with tempfile.TemporaryFile(prefix="cryoscan-enhance-") as file:  # lives on as long as it is mapped
+        return np.memmap(file, np.float32, mode="w+", shape=shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

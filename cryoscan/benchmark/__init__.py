@@ -6,6 +6,7 @@ of experimental maps out under four masks of falling quality and asks for their 
 run against a DateDB as it is, and print chance beside every number. ``mode2`` has whole maps
 or simulated complexes cut up, and compares the regions with the domains and chains of the
 model. ``conditions`` asks for held-out domains with neighbours, badly cut out or incomplete.
+``enhance`` asks how well maps agree with their models before and after they are sharpened.
 ``scaling`` needs no data: it measures what scans cost, and how that grows.
 
 A folder of data holds any of::

@@ -1,5 +1,6 @@
 """Settings of a benchmark."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from cryoscan.config import Config
 class BenchmarkConfig(Config):
     """What is asked, and how hard the questions are."""
 
-    kind: Literal["retrieval", "conditions", "real_maps", "calibration", "mode2", "scaling"]
+    kind: Literal["retrieval", "conditions", "real_maps", "calibration", "mode2", "scaling", "enhance"]
     """Simulated domains, or chains cut out of experimental maps; the latter uses `residues` alone."""
     residues: tuple[int, int] = (40, 300)
     """Smallest and largest query, residues."""
@@ -43,6 +44,12 @@ class BenchmarkConfig(Config):
     """Map → CATH type → residues of the domain in every chain of the map's model, e.g. ``2-135,411-525``."""
     d2: tuple[str, ...] = ()
     """Maps with the symmetry D2 about the middle of their grid, whose regions should repeat."""
+    weights: Path | None = None
+    """Enhancing network to measure; the one that ships otherwise. Only for ``enhance``, as the next two."""
+    identified_A: tuple[float, ...] = ()
+    """Resolutions at which the chains of real maps are named with and without enhancement."""
+    speed_voxels: tuple[int, ...] = (100, 150, 200)
+    """Edges of the cubic maps, 1 Å a voxel, that are timed."""
     parts: tuple[Literal["dense", "growth", "workers", "kills", "sparse"], ...] = (
         "dense",
         "growth",

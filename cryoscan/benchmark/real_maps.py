@@ -1,7 +1,7 @@
 """Chains of experimental maps under four masks: which are named, and for those that are not the measured reason."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +74,26 @@ class MapChain:
 
 
 def run_real_maps(
-    config: BenchmarkConfig, asked: Path, *, datedb: DateDB, embedder: Embedder
+    config: BenchmarkConfig,
+    asked: Path,
+    *,
+    datedb: DateDB,
+    embedder: Embedder,
+    prepared: Callable[[Sequence[ModelledMap]], list[ModelledMap]] | None = None,
+    changed: Callable[[ModelledMap, Volume], Volume] | None = None,
 ) -> Iterator[BenchmarkProgress | BenchmarkResult]:
-    """Ask for the chains of modelled maps among the DateDB's types and all those chains; see `run_benchmark`."""
+    """Ask for the chains of modelled maps among the DateDB's types and all those chains; see `run_benchmark`.
+
+    Parameters
+    ----------
+    prepared : function, optional
+        Chooses among the maps, and may say another resolution of each.
+    changed : function, optional
+        What is done to a map before it is looked at; the grid must stay.
+    """
     sources, notes = modelled_maps(asked)
+    if prepared is not None:
+        sources = prepared(sources)
     chains = _chains(sources, config.residues, notes)
     if not chains:
         raise FormatError(
@@ -98,6 +114,8 @@ def run_real_maps(
             continue
         try:
             volume = open_volume(source.map_path, voxel_size=source.voxel_size).loaded()
+            if changed is not None:
+                volume = changed(source, volume)
         except CryoscanError as error:
             notes.append(f"{source.name} cannot be read: {error}")
             volume = None

@@ -7,6 +7,7 @@ from pathlib import Path
 from cryoscan.benchmark.calibration import run_calibration
 from cryoscan.benchmark.conditions import run_conditions
 from cryoscan.benchmark.config import BenchmarkConfig
+from cryoscan.benchmark.enhancement import run_enhance
 from cryoscan.benchmark.mode2 import run_mode2
 from cryoscan.benchmark.real_maps import run_real_maps
 from cryoscan.benchmark.result import BenchmarkProgress, BenchmarkResult
@@ -62,7 +63,9 @@ def run_benchmark(
             got="none",
             hint="Give --data (structures/ and labels/, or maps/ and maps_models/), or --queries.",
         )
-    if config.kind == "mode2":
+    if config.kind == "enhance":
+        events = run_enhance(config, asked, data=data, datedb=datedb, embedder=embedder)
+    elif config.kind == "mode2":
         events = run_mode2(config, asked, datedb=datedb, embedder=embedder)
     elif config.kind == "conditions":
         events = run_conditions(config, asked, datedb=datedb, embedder=embedder)

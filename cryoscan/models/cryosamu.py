@@ -185,7 +185,8 @@ class ResidueAttention(nn.Module):
         """Keep the shape."""
         b, c, z, y, x = x_BCZYX.shape
         voxels_BNC = x_BCZYX.permute(0, 2, 3, 4, 1).reshape(b, z * y * x, c)
-        scale_BN1 = voxels_BNC.square().mean(dim=-1, keepdim=True).clamp_min(_TINY).sqrt()
+        power_BN1 = voxels_BNC.square().mean(dim=-1, keepdim=True)
+        scale_BN1 = power_BN1.clamp_min(_TINY).sqrt()  # the root of 0 has no slope
         queries_BNW = self.ask(voxels_BNC / scale_BN1)
         tokens_BLW = self.null_W.expand(b, 1, -1)
         bias_BL = tokens_BLW.new_zeros(b, 1)
@@ -200,7 +201,7 @@ class ResidueAttention(nn.Module):
             self._by_head(values_BLW),
             attn_mask=bias_BL[:, None, None].expand(b, self.heads, z * y * x, -1),
         )
-        heard_BNC = self.answer(answers.transpose(1, 2).reshape(b, z * y * x, -1)) * scale_BN1
+        heard_BNC = self.answer(answers.transpose(1, 2).reshape(b, z * y * x, -1)) * scale_BN1 * (power_BN1 > _TINY)
         return x_BCZYX + heard_BNC.view(b, z, y, x, c).permute(0, 4, 1, 2, 3)
 
     def _by_head(self, rows: Tensor) -> Tensor:

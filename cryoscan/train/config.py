@@ -105,6 +105,12 @@ class EnhanceTrainConfig(Config):
     """Batches in all."""
     learning_rate: float = Field(default=2e-3, gt=0)
     """Largest step of AdamW."""
+    warm_up: int = Field(default=100, ge=1)
+    """Steps over which the learning rate rises to its largest."""
+    average: float = Field(default=0.998, ge=0, lt=1)
+    """Memory of the running mean of the weights, which is what is kept of a run."""
+    start_from: Path | None = None
+    """Folder of an earlier run with whose running mean to begin."""
     validate_every: int = Field(default=100, ge=1)
     """Steps between validations."""
     seed: int = 0
@@ -139,7 +145,8 @@ class EnhanceTrainConfig(Config):
         return FitSettings(
             steps=self.steps,
             learning_rate=self.learning_rate,
-            average=0.998,
+            warm_up=self.warm_up,
+            average=self.average,
             validate_every=self.validate_every,
             save_every=25,
             seed=self.seed,

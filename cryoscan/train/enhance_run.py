@@ -19,7 +19,7 @@ from cryoscan.models.checkpoint import save_enhancer
 from cryoscan.models.cryosamu import CryoSamu, Informants
 from cryoscan.models.residue_weighting import batch_of, informants_of
 from cryoscan.models.structure_embedding import StructureEmbedder, embed_chains, embedder_named
-from cryoscan.provenance import Provenance, write_atomically
+from cryoscan.provenance import Provenance, fingerprint_file, write_atomically
 from cryoscan.simulate import density
 from cryoscan.train.enhancement import enhance_objective
 from cryoscan.train.library import AtomLibrary
@@ -27,7 +27,7 @@ from cryoscan.train.loop import TrainEvent, fit
 from cryoscan.train.objectives import Numbers
 from cryoscan.train.pairs import Pairs, RealPair, real_pairs, simulated_pairs, together
 from cryoscan.train.run import fingerprint_library, library_of_run, same_run
-from cryoscan.train.state import CURVES, read_curves
+from cryoscan.train.state import CHECKPOINT, CURVES, averaged, read_curves
 from cryoscan.units import Angstrom
 from cryoscan.volume import Volume
 
@@ -95,13 +95,17 @@ def train_enhancer(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     library = library_of_run(folder, data)
-    settings = config.model_dump(mode="json")
+    settings = config.model_dump(mode="json", exclude={"start_from"})
     inputs = {"library": fingerprint_library(library)}
+    if config.start_from is not None:
+        inputs["start_from"] = fingerprint_file(config.start_from / CHECKPOINT)
     provenance = same_run(folder, Provenance("cryoscan train", settings, inputs, config.seed))
     learned, watched = (_real_pairs(data, names) for names in (config.real_train, config.real_validation))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = CryoSamu(config.network_config())
+    if config.start_from is not None:
+        averaged(config.start_from, network)
     network = network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     embedder = embedder_named(config.network_config().structure)
     real_told = [_told_of(config, pair, embedder) for pair in learned]

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from cryoscan import Volume
-from cryoscan.filters import lowpass_butterworth, lowpass_gaussian, resample_fourier, resample_onto
+from cryoscan.filters import (
+    frequency_grid,
+    lowpass_butterworth,
+    lowpass_cut,
+    lowpass_gaussian,
+    resample_fourier,
+    resample_onto,
+)
 
 
 def blobs(shape: tuple[int, int, int], voxel: float, origin: tuple[float, float, float], sigma: float) -> Volume:
@@ -88,3 +95,12 @@ def test_filters_leave_their_input_alone(ugly_volume: Volume) -> None:
     resample_fourier(ugly_volume, 2.0)
     resample_onto(ugly_volume, voxel_size=2.0, origin=(0, 0, 400), shape=(3, 3, 3))
     assert np.array_equal(ugly_volume.load(), before)
+
+
+def test_a_cut_off_map_holds_nothing_finer_and_all_that_is_coarser(rng):
+    data = rng.normal(size=(24, 30, 28)).astype(np.float32)
+    found = lowpass_cut(data, voxel_size=1.3, resolution=5.0)
+    s = frequency_grid((24, 30, 28), 1.3)
+    before, after = np.fft.rfftn(data), np.fft.rfftn(found)
+    np.testing.assert_allclose(after[s <= 1 / 5.0], before[s <= 1 / 5.0], atol=1e-2)
+    assert np.abs(after[s >= 1.1 / 5.0]).max() < 1e-2

@@ -4,6 +4,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from cryoscan import metrics
 from cryoscan.errors import GeometryError
@@ -243,3 +244,48 @@ def test_inputs_are_left_alone(rng):
     metrics.fsc(a, b, voxel_size=1)
     metrics.cc_peaks(a, b, a > 0)
     np.testing.assert_array_equal((a, b), before)
+
+
+# ---------------------------------------------------------------- ridges
+
+
+def wire(points, shape=(40, 44, 48), width=2.0):
+    """Density around a line of points."""
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1).reshape(-1, 3)
+    distance, _ = cKDTree(points).query(grid)
+    return np.exp(-0.5 * (distance / width) ** 2).reshape(shape)
+
+
+def line():
+    t = np.linspace(0, 1, 400)[:, None]
+    return np.array([6.2, 8.7, 5.1]) + t * np.array([27.0, 26.0, 36.0])
+
+
+def test_ridges_run_along_a_line_of_density_and_nowhere_else():
+    points = line()
+    found = np.argwhere(metrics.ridges(wire(points)))
+    near, place = cKDTree(points).query(found)
+    beside = (place > 0) & (place < len(points) - 1)  # beyond an end the ridge goes on as the density fades
+    assert near[beside].max() < 1.5
+    covered, _ = cKDTree(found).query(points[30:-30])
+    assert covered.max() < 1.5
+    assert not metrics.ridges(np.zeros((8, 8, 8))).any()
+
+
+def test_coverage_counts_atoms_near_ridges_and_is_not_bought_with_many():
+    points = line()
+    on = points[20:-20:8]
+    away = on + np.array([0, 0, 2.5])
+    place = {"voxel_size": 1.3, "origin": (5.0, -7.0, 11.0)}
+
+    def covered(data, atoms):
+        return metrics.trace_coverage(data, atoms * 1.3 + np.array(place["origin"]), **place)
+
+    assert covered(wire(points), on) == (1.0, 1.0)
+    two, three = covered(wire(points), away)
+    assert two < 0.5 < 0.9 < three
+    rng = np.random.default_rng(0)
+    scattered = np.random.default_rng(1).uniform(4, 36, size=(60, 3))
+    noise = lowpass_gaussian(rng.normal(size=(40, 44, 48)).astype(np.float32), voxel_size=1.0, sigma=1.0)
+    assert covered(noise, scattered)[0] < 0.5
+    assert covered(np.zeros((40, 44, 48)), on) == (0.0, 0.0)

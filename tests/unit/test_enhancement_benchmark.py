@@ -1,0 +1,137 @@
+"""The benchmark of sharpening on a small folder, and its parts against known answers."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+import torch
+from small_proteins import helices
+
+from cryoscan import Volume
+from cryoscan.benchmark import BenchmarkConfig, BenchmarkResult
+from cryoscan.benchmark.enhancement import METRICS, flattened, perturbed, run_enhance
+from cryoscan.datedb import open_datedb
+from cryoscan.datedb.build import embedder_for
+from cryoscan.errors import MissingFileError
+from cryoscan.filters import frequency_grid, lowpass_gaussian
+from cryoscan.io import write_structure, write_volume
+from cryoscan.models.checkpoint import save_enhancer
+from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
+from cryoscan.provenance import Provenance
+from cryoscan.simulate import density
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A network that blurs: worse than nothing, and known to be."""
+    torch.manual_seed(0)
+    network = CryoSamu(CryoSamuConfig(channels=(2, 4), residues=8, width=4, heads=2))
+    torch.nn.init.normal_(network.head.weight, std=0.5)
+    path = tmp_path_factory.mktemp("weights") / "a.safetensors"
+    save_enhancer(network, path, provenance=Provenance("test", {"real_train": ["learned"]}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three maps: one that was learned from, the same protein again, another protein."""
+    root = tmp_path_factory.mktemp("data")
+    for name in ("maps", "maps_models"):
+        (root / name).mkdir()
+    other = helices(30, 22, at=(20.0, 40.0, 7.5), chains="B")
+    other.residue_names[:] = np.resize(np.repeat(["GLY", "TRP", "HIS", "CYS"], 5), len(other))
+    records = {}
+    for name, model in (("learned", helices(22, 24)), ("again", helices(22, 24)), ("new", other)):
+        volume = density(model, voxel_size=1.9, resolution=4.6)
+        noise = np.random.default_rng(1).normal(0, 0.02, volume.shape).astype(np.float32)
+        path = root / "maps" / f"{name}.mrc"
+        write_volume(Volume(volume.load() + noise, 1.9, volume.origin), path)
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes(), 1))
+        path.unlink()
+        write_structure(model, root / "maps_models" / f"{name}.pdb")
+        records[name] = {"res": 4.6, "vox": [1.9, 1.9, 1.9]}
+    (root / "maps" / "maps.json").write_text(json.dumps(records))
+    return root
+
+
+@pytest.fixture(scope="module")
+def result(folder, weights):
+    config = BenchmarkConfig.build(
+        kind="enhance", weights=weights, resolutions_A=(4.5, 5.0, 8.0), speed_voxels=(20,), n_queries=1
+    )
+    datedb = open_datedb()
+    *_, last = run_enhance(config, folder, data=folder, datedb=datedb, embedder=embedder_for(datedb))
+    assert isinstance(last, BenchmarkResult)
+    return last
+
+
+def test_only_maps_of_unknown_proteins_are_asked_and_only_what_they_resolve(result):
+    asked = {(row["map"], row["resolution"]) for row in result.numbers["enhance.details"]}
+    assert asked == {("new", 5.0), ("new", 8.0)}
+    assert any("again" in note and "learned" in note for note in result.notes)
+
+
+def test_every_number_is_there_for_every_arm_before_and_after(result):
+    for part in ("experimental", "blurred"):
+        for prefix in ("", "5A.", "8A."):
+            for metric in METRICS:
+                for end in ("before", "after"):
+                    assert np.isfinite(result.numbers[f"enhance.{part}.{prefix}{metric}.{end}"])
+                for arm in ("classical", "perturbed", "deposited"):
+                    assert f"enhance.{part}.{prefix}{arm}.{metric}.after" in result.numbers
+    assert result.numbers["enhance.speed.20.wall_s"] > 0
+    assert json.loads(json.dumps(result.to_json()))["enhance.experimental.n"] == 2
+
+
+def test_means_are_of_the_rows_and_what_got_worse_is_named(result):
+    rows = [row for row in result.numbers["enhance.details"] if row["part"] == "experimental"]
+    mean = np.mean([row["none"]["cc_mask"] for row in rows])
+    assert result.numbers["enhance.experimental.cc_mask.after"] == pytest.approx(mean)
+    worse = [row for row in rows if row["none"]["cc_mask"] < row["before"]["cc_mask"]]
+    assert result.numbers["enhance.experimental.worse"] == len(worse) / len(rows)
+    assert len(result.numbers["enhance.experimental.worse_maps"]) == len(worse)
+
+
+def test_the_network_that_was_given_is_the_one_that_is_measured(result, folder, tmp_path):
+    torch.manual_seed(0)
+    network = CryoSamu(CryoSamuConfig(channels=(2, 4), residues=8, width=4, heads=2))
+    path = tmp_path / "idle.safetensors"
+    save_enhancer(network, path, provenance=Provenance("test", {"real_train": ["learned"]}))
+    config = BenchmarkConfig.build(kind="enhance", weights=path, resolutions_A=(5.0,), speed_voxels=(), n_queries=1)
+    datedb = open_datedb()
+    *_, idle = run_enhance(config, folder, data=None, datedb=datedb, embedder=embedder_for(datedb))
+    before, after = (idle.numbers[f"enhance.experimental.cc_mask.{end}"] for end in ("before", "after"))
+    assert after == pytest.approx(before, abs=0.02)  # an untrained one gives its input back
+    assert abs(result.numbers["enhance.experimental.5A.cc_mask.after"] - before) > 0.02
+
+
+def test_a_folder_without_anything_is_refused(weights, tmp_path):
+    config = BenchmarkConfig.build(kind="enhance", weights=tmp_path / "none.safetensors")
+    datedb = open_datedb()
+    with pytest.raises(MissingFileError):
+        list(run_enhance(config, tmp_path, data=None, datedb=datedb, embedder=embedder_for(datedb)))
+
+
+def test_the_classical_map_is_flat_up_to_its_resolution():
+    rng = np.random.default_rng(0)
+    data = lowpass_gaussian(rng.normal(size=(40, 44, 36)).astype(np.float32), voxel_size=1.5, sigma=2.0)
+    found = np.abs(np.fft.rfftn(flattened(Volume(data, 1.5), 6.0)))
+    s = frequency_grid((40, 44, 36), 1.5)
+    shells = np.rint(s * 44 * 1.5)
+    low, high = (np.sqrt((found[shells == number] ** 2).mean()) for number in (7, 10))
+    fall = np.exp(-((10 / 66 * 6) ** 2) / 2) / np.exp(-((7 / 66 * 6) ** 2) / 2)
+    assert high / low == pytest.approx(fall, rel=0.05)
+    assert found[s > 1 / 5.5].max() < 1e-3 * found.max()
+
+
+def test_a_perturbed_model_is_bent_by_3_angstrom_and_has_lost_its_side_chains():
+    structure = helices(24, 22)
+    poor = perturbed(structure, seed=1)
+    assert set(poor.residue_names.tolist()) <= {"ALA", "GLY"}
+    shift = poor.positions - structure.positions
+    assert np.sqrt((shift**2).sum(axis=1).mean()) == pytest.approx(3.0)
+    ca = poor.positions[poor.names == "CA"]
+    step = np.linalg.norm(np.diff(ca[:24], axis=0), axis=1)
+    assert 3.0 < step.mean() < 4.6
+    assert not np.allclose(poor.positions, perturbed(structure, seed=2).positions)
