@@ -16,6 +16,7 @@ from cryoscan.filters import frequency_grid
 from cryoscan.units import Angstrom, Shape, Vector
 
 _CA_STEP: Angstrom = 3.8  # between successive C-alpha atoms
+_ROUND = 0.2  # least curvature across the flat side of a ridge, in units of that across its sharp side
 
 # ---------------------------------------------------------------- maps
 
@@ -177,7 +178,8 @@ def ridges(data: np.ndarray, *, smoothing: float = 0.7) -> np.ndarray:
     across = directions[:, :, :2]
     steps = -np.einsum("nc,nck->nk", slope, across) / np.minimum(steepness[:, :2], -1e-12)
     top = np.abs(np.einsum("nck,nk->nc", across, steps)).max(axis=1) <= 0.5
-    found = top & (steepness[:, 1] < 0)
+    # on the flank of a ridge density falls off to both sides in one direction only
+    found = top & (steepness[:, 0] < 0) & (steepness[:, 1] < _ROUND * steepness[:, 0])
     result[tuple(dense[found].T)] = True
     return result
 

@@ -3,6 +3,7 @@
 Build a DateDB     structures → simulated densities → embeddings → DateDB
 Identify           region of a map → window → embedding → ranked domain types
 Identify a map     map → watershed and grouping → every plausible region → best disjoint set
+Ask again          map → sharpened map → the same regions → where the answer changes
 Check              region and candidates → simulated densities → rigid docking → correlations
 Scan               volume → plan → blocks of windows → label volume and hits
 """
@@ -21,11 +22,13 @@ from cryoscan.datedb.previews import choose_representatives, write_previews
 from cryoscan.datedb.sources import domains_of_store, names_of_store
 from cryoscan.dock import Docking, dock
 from cryoscan.embedding import Embedder
+from cryoscan.enhance import enhanced
 from cryoscan.errors import GeometryError, refuse_existing
 from cryoscan.hits import Candidate, Region
 from cryoscan.io import VolumeFile
 from cryoscan.labels import LabelClass, LabelMap
 from cryoscan.models import InvariantEmbedder
+from cryoscan.models.cryosamu import CryoSamu
 from cryoscan.preflight import Preflight, inspect
 from cryoscan.provenance import Provenance
 from cryoscan.scan import Executor, ScanConfig, ScanEvent, ScanPlan, plan_scan, run_scan
@@ -225,6 +228,50 @@ def identify_map(
         {region.id: _label_class(region) for region in regions},
     )
     yield Identification(regions, preflight, labels, tree, tuple(kept))
+
+
+def ask_again(
+    volume: Volume,
+    answer: Identification,
+    network: CryoSamu,
+    *,
+    datedb: DateDB,
+    embedder: Embedder,
+    resolution: Angstrom | None = None,
+    top: int = 10,
+    schemes: Sequence[str] | None = None,
+    crowded: bool = False,
+) -> dict[int, Region]:
+    """Name the regions of an answer once more in the sharpened map: region → what it is called there.
+
+    Sharpening adds what proteins usually look like, which may help or mislead: where the two
+    answers differ, neither is safe.
+
+    Parameters
+    ----------
+    answer : Identification
+        With its labels.
+    network : CryoSamu
+    datedb, embedder, resolution, top, schemes, crowded
+        As of `identify`.
+    """
+    if answer.labels is None:
+        raise GeometryError(
+            "expected an answer with its regions", got="one without", hint="Make it with region_labels or identify_map."
+        )
+    sharp = enhanced(volume, network, resolution=resolution)
+    regions = [RegionMask(region.id, answer.labels.mask(region.id)) for region in answer.regions]
+    again = identify(
+        sharp,
+        regions,
+        datedb=datedb,
+        embedder=embedder,
+        resolution=resolution,
+        top=top,
+        schemes=schemes,
+        crowded=crowded,
+    )
+    return {region.id: region for region in again.regions}
 
 
 def whole_map_region(

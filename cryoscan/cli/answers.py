@@ -40,6 +40,28 @@ def region_json(region: Region, names: Mapping[str, str], checks: Checks) -> dic
     }
 
 
+def with_second_answer(about: dict[str, Any], region: Region, again: Region) -> dict[str, Any]:
+    """A region's JSON with what it is called in the sharpened map."""
+    best = again.candidates[0].to_json() if again.candidates else None
+    return about | {"enhanced": {"candidate": best, "verdict": again.verdict, "changed": is_changed(region, again)}}
+
+
+def is_changed(region: Region, again: Region) -> bool:
+    """Whether sharpening the map changes the first candidate, or whether it counts as a name."""
+    first, second = (one.candidates[0] if one.candidates else None for one in (region, again))
+    same = (first and (first.scheme, first.type)) == (second and (second.scheme, second.type))
+    return not same or region.verdict != again.verdict
+
+
+def print_second_answer(region: Region, again: Region) -> None:
+    """Say in one line whether the answer is another one in the sharpened map."""
+    best = (
+        f"{again.candidates[0].scheme} {again.candidates[0].type}, {again.verdict}" if again.candidates else "nothing"
+    )
+    told = f"changes to {best}: neither answer is safe" if is_changed(region, again) else "stays"
+    show.line(f"  After sharpening the map the answer of region {region.id} {told}.\n")
+
+
 def hierarchy_json(candidates: Iterable[Candidate], names: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
     """What the candidates agree on, level by level, for each scheme."""
     from cryoscan.datedb import roll_up

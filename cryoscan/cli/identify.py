@@ -12,6 +12,7 @@ from cryoscan.cli import show
 if TYPE_CHECKING:
     from cryoscan.cli.inputs import Given
     from cryoscan.datedb import DateDB
+    from cryoscan.hits import Region
     from cryoscan.workflows import Identification, RegionMask
 
 _Dock = Annotated[
@@ -60,6 +61,9 @@ def identify(
     crowded: Annotated[
         bool, typer.Option("--crowded", help="Neighbours in contact are in the region, and no mask cuts them off.")
     ] = False,
+    enhance: Annotated[
+        bool, typer.Option("--enhance", help="Ask again in the sharpened map, and say where the answer changes.")
+    ] = False,
     segment: Annotated[bool, typer.Option("--segment", help="Cut the map into regions and name each.")] = False,
     threshold: o.Threshold = None,
     step: o.Step = None,
@@ -98,6 +102,7 @@ def identify(
     settings = {"resolution": resolution, "top": top, "schemes": _schemes(db, scheme)}
     grouping = {"threshold": threshold, "step": step, "steps": steps}
     answer = _answer(given, regions, db, segment=segment, crowded=crowded, settings=settings, grouping=grouping)
+    again = _asked_again(given, answer, db, crowded=crowded, settings=settings) if enhance else {}
     checks = docked(given.volume, answer, dock, models, overwrite=overwrite) if dock is not None else {}
     warnings = [*given.warnings, *answer.preflight.warnings]
     show.warn(warnings)
@@ -111,10 +116,15 @@ def identify(
         show.note(f"report written to {report}")
     if as_json:
         found = [answers.region_json(region, db.names, checks) for region in answer.regions]
+        if again:
+            pairs = zip(found, answer.regions, strict=True)
+            found = [answers.with_second_answer(about, region, again[region.id]) for about, region in pairs]
         show.print_json({"regions": found, "warnings": warnings})
         return
     for region in answer.regions:
         answers.print_region(region, db.names, checks)
+        if again:
+            answers.print_second_answer(region, again[region.id])
 
 
 def _answer(
@@ -148,6 +158,19 @@ def _answer(
     last = show.to_the_end(events, "regions compared")
     assert isinstance(last, workflows.Identification)
     return last
+
+
+def _asked_again(
+    given: "Given", answer: "Identification", db: "DateDB", *, crowded: bool, settings: dict[str, Any]
+) -> "dict[int, Region]":
+    """What the regions are called in the sharpened map."""
+    from cryoscan import workflows
+    from cryoscan.datedb.build import embedder_for
+    from cryoscan.enhance import open_network
+
+    return workflows.ask_again(
+        given.volume, answer, open_network(), datedb=db, embedder=embedder_for(db), crowded=crowded, **settings
+    )
 
 
 def _schemes(db: "DateDB", scheme: str | None) -> list[str] | None:

@@ -10,12 +10,13 @@ from small_proteins import helices
 
 from cryoscan import Volume
 from cryoscan.benchmark import BenchmarkConfig, BenchmarkResult
-from cryoscan.benchmark.enhancement import METRICS, flattened, perturbed, run_enhance
+from cryoscan.benchmark.enhancement import METRICS, perturbed, rescaled, run_enhance
 from cryoscan.datedb import open_datedb
 from cryoscan.datedb.build import embedder_for
 from cryoscan.errors import MissingFileError
 from cryoscan.filters import frequency_grid, lowpass_gaussian
 from cryoscan.io import write_structure, write_volume
+from cryoscan.metrics import fsc
 from cryoscan.models.checkpoint import save_enhancer
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
 from cryoscan.provenance import Provenance
@@ -113,16 +114,19 @@ def test_a_folder_without_anything_is_refused(weights, tmp_path):
         list(run_enhance(config, tmp_path, data=None, datedb=datedb, embedder=embedder_for(datedb)))
 
 
-def test_the_classical_map_is_flat_up_to_its_resolution():
+def test_the_classical_map_has_the_spectrum_of_proteins_and_its_own_phases():
     rng = np.random.default_rng(0)
     data = lowpass_gaussian(rng.normal(size=(40, 44, 36)).astype(np.float32), voxel_size=1.5, sigma=2.0)
-    found = np.abs(np.fft.rfftn(flattened(Volume(data, 1.5), 6.0)))
-    s = frequency_grid((40, 44, 36), 1.5)
-    shells = np.rint(s * 44 * 1.5)
-    low, high = (np.sqrt((found[shells == number] ** 2).mean()) for number in (7, 10))
-    fall = np.exp(-((10 / 66 * 6) ** 2) / 2) / np.exp(-((7 / 66 * 6) ** 2) / 2)
-    assert high / low == pytest.approx(fall, rel=0.05)
-    assert found[s > 1 / 5.5].max() < 1e-3 * found.max()
+    found = rescaled(Volume(data, 1.5), 6.0)
+    shells = np.rint(frequency_grid((40, 44, 36), 1.5) * 66)
+    spectrum = np.abs(np.fft.rfftn(found))
+    low, high = (np.sqrt((spectrum[shells == number] ** 2).mean()) for number in (7, 10))
+    expected = np.interp([7 / 66, 10 / 66], [0.10, 0.12, 0.14, 0.16], [1.0, 0.812, 0.692, 0.672])
+    expected *= np.exp(-((np.array([7, 10]) / 66 * 6.0) ** 2))
+    assert high / low == pytest.approx(expected[1] / expected[0], rel=1e-3)
+    assert spectrum[shells > 11].max() < 1e-3 * spectrum.max()
+    frequencies, correlation = fsc(found, data, voxel_size=1.5)
+    np.testing.assert_allclose(correlation[frequencies < 1 / 6.1], 1, atol=1e-3)
 
 
 def test_a_perturbed_model_is_bent_by_3_angstrom_and_has_lost_its_side_chains():

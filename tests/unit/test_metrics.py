@@ -265,7 +265,7 @@ def test_ridges_run_along_a_line_of_density_and_nowhere_else():
     points = line()
     found = np.argwhere(metrics.ridges(wire(points)))
     near, place = cKDTree(points).query(found)
-    beside = (place > 0) & (place < len(points) - 1)  # beyond an end the ridge goes on as the density fades
+    beside = (place > 20) & (place < len(points) - 20)  # around an end density falls off to all sides
     assert near[beside].max() < 1.5
     covered, _ = cKDTree(found).query(points[30:-30])
     assert covered.max() < 1.5

@@ -1,0 +1,131 @@
+"""`cryoscan enhance` from a file to a file, and every mistake in its words."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from small_proteins import helices
+
+from cryoscan import Volume
+from cryoscan.cli import main
+from cryoscan.io import open_volume, write_structure, write_volume
+from cryoscan.models.checkpoint import save_enhancer
+from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
+from cryoscan.provenance import Provenance
+from cryoscan.simulate import density
+
+
+@pytest.fixture
+def cryoscan(monkeypatch, capsys):
+    """Run a command in this process: exit code, stdout, stderr."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["cryoscan", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """A map, its model, half-maps, masks, and a network."""
+    folder = tmp_path_factory.mktemp("enhance")
+    torch.manual_seed(0)
+    network = CryoSamu(CryoSamuConfig(channels=(4, 8), residues=16, width=8, heads=2))
+    torch.nn.init.normal_(network.head.weight, std=0.3)
+    save_enhancer(network, folder / "network.safetensors", provenance=Provenance("test"))
+    protein = helices(26, 24, 22, at=(-12.0, 30.5, 7.25))
+    write_structure(protein, folder / "model.pdb")
+    write_structure(protein.moved(offset=(700, 0, 0)), folder / "away.pdb")
+    plain = density(protein, voxel_size=1.37, resolution=6.0)
+    rng = np.random.default_rng(0)
+
+    def write(name, data, origin=plain.origin):
+        write_volume(Volume(np.asarray(data, np.float32), 1.37, origin), folder / name)
+
+    write("map.mrc", plain.load())
+    write("half1.mrc", plain.load() + rng.normal(0, 0.02, plain.shape))
+    write("half2.mrc", plain.load() + rng.normal(0, 0.02, plain.shape))
+    write("mask.mrc", plain.load() > 0.05)
+    write("small.mrc", plain.load()[1:])
+    write("moved.mrc", plain.load(), origin=(0.0, 0.0, 0.0))
+    write("flat.mrc", np.full(plain.shape, 2.5))
+    return folder
+
+
+def test_a_map_in_a_map_out_on_the_same_grid(cryoscan, bench, tmp_path):
+    words = ["enhance", bench / "map.mrc", "--weights", bench / "network.safetensors", "-o", tmp_path / "out.mrc"]
+    code, out, err = cryoscan(*words, "--difference", tmp_path / "changed.mrc", "--resolution", 6)
+    assert code == 0, err
+    assert "from the density alone" in out
+    before, after, changed = (
+        open_volume(path) for path in (bench / "map.mrc", tmp_path / "out.mrc", tmp_path / "changed.mrc")
+    )
+    assert (after.shape, after.voxel_size, after.origin) == (before.shape, before.voxel_size, before.origin)
+    np.testing.assert_allclose(after.load() - before.load(), changed.load(), atol=1e-5)
+    assert np.abs(changed.load()).max() > 0.01 * before.load().max()
+
+
+def test_everything_at_once_as_json_and_zarr(cryoscan, bench, tmp_path):
+    code, out, err = cryoscan(
+        *["enhance", bench / "map.mrc", "--weights", bench / "network.safetensors", "-o", tmp_path / "out.zarr"],
+        *["--structure", bench / "model.pdb", "--mask", bench / "mask.mrc", "--json"],
+        *["--half-map", bench / "half1.mrc", "--half-map", bench / "half2.mrc"],
+    )
+    assert code == 0, err
+    about = json.loads(out)
+    assert about["structure"] == "model"
+    assert about["resolution_from"] == "half-maps"
+    assert about["origin_zyx_A"] == pytest.approx(open_volume(bench / "map.mrc").origin)
+    assert open_volume(tmp_path / "out.zarr").shape == open_volume(bench / "map.mrc").shape
+
+
+def test_a_relative_need_not_lie_in_the_map(cryoscan, bench, tmp_path):
+    words = ["enhance", bench / "map.mrc", "--weights", bench / "network.safetensors", "-o", tmp_path / "out.mrc"]
+    code, _, err = cryoscan(*words, "--structure", bench / "away.pdb")
+    assert code == 1
+    assert "--unplaced" in err
+    assert "go without --structure" in err
+    assert not (tmp_path / "out.mrc").exists()
+    code, _, err = cryoscan(*words, "--structure", bench / "away.pdb", "--unplaced")
+    assert code == 0
+    assert "must not be used to judge" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--half-map", "half1.mrc"], "both half-maps"),
+        (["--half-map", "half1.mrc", "--half-map", "small.mrc"], "shape"),
+        (["--mask", "moved.mrc"], "origin"),
+        (["--mask", "small.mrc"], "shape"),
+        (["--structure", "absent.pdb"], "absent.pdb"),
+    ],
+)
+def test_mistakes_end_in_a_sentence(cryoscan, bench, tmp_path, words, said):
+    words = [bench / word if "." in word else word for word in words]
+    code, _, err = cryoscan(
+        *["enhance", bench / "map.mrc", "--weights", bench / "network.safetensors", "-o", tmp_path / "out.mrc"], *words
+    )
+    assert code == 1
+    assert said in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out.mrc").exists()
+
+
+def test_a_constant_map_and_an_output_that_exists_are_refused(cryoscan, bench, tmp_path):
+    words = ["--weights", bench / "network.safetensors", "-o", tmp_path / "out.mrc"]
+    code, _, err = cryoscan("enhance", bench / "flat.mrc", *words)
+    assert code == 1
+    assert "2.5 in every voxel" in err
+    assert cryoscan("enhance", bench / "map.mrc", *words)[0] == 0
+    code, _, err = cryoscan("enhance", bench / "map.mrc", *words)
+    assert code == 1
+    assert "--overwrite" in err
+    assert cryoscan("enhance", bench / "map.mrc", *words, "--overwrite")[0] == 0
