@@ -3,11 +3,13 @@
 `StructureEmbedder` is the seam. `GeometryEmbedder` measures residues and needs nothing
 else; it is what the shipped weights were trained with. `ProteinMpnnEmbedder` takes the frozen
 encoder of ProteinMPNN (Dauparas et al. 2022, Science 378, 49), `AtomTowerEmbedder` that of an
-`AtomTower`.
+`AtomTower`, and `StoredEmbedder` reads what another program has computed, for instance the
+512 numbers per residue of ESM-IF1 (Hsu et al. 2022, ICML), which the poster of CryoSAMU takes.
 """
 
 from collections.abc import Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +18,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 
-from cryoscan.errors import ConfigError, FormatError
+from cryoscan.errors import ConfigError, FormatError, MismatchError, require_file
 from cryoscan.models.atom_tower import AtomTower
 from cryoscan.models.residues import AMINO_ACIDS, FEWEST_RESIDUES, collate, residues_of
 from cryoscan.structure import Structure
@@ -181,6 +183,74 @@ class AtomTowerEmbedder:
         hidden = torch.zeros_like(residues.mask)
         single: Tensor = self._tower.encoder(residues, hidden).single
         return single[0].clone()
+
+
+class StoredEmbedder:
+    """Vectors of residues from a file: what ESM-IF1 or any other program says of a structure.
+
+    Parameters
+    ----------
+    path : Path
+        ``.safetensors`` with one tensor per chain, `residues dim`, under the chain's name.
+    name : str
+        Of the program and its weights; networks remember it.
+
+    Raises
+    ------
+    MissingFileError, FormatError
+        If the file is not there, is damaged, or its tensors are not of one width or not finite.
+    """
+
+    def __init__(self, path: Path | str, *, name: str = "esm_if1") -> None:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = require_file(Path(path), what="a .safetensors file with the vectors of a structure's residues")
+        try:
+            self._chains = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise FormatError(
+                f"expected a whole .safetensors file at {path}", got=str(error), hint="Write the file again."
+            ) from error
+        shapes = {chain: tuple(vectors.shape) for chain, vectors in self._chains.items()}
+        if len({shape[1:] for shape in shapes.values()}) != 1 or any(len(shape) != 2 for shape in shapes.values()):
+            raise FormatError(
+                f"expected one tensor per chain, residues x numbers, in {path}",
+                got=str(shapes),
+                hint="Store the vectors of each chain under the chain's name.",
+            )
+        if not all(torch.isfinite(vectors).all() for vectors in self._chains.values()):
+            raise FormatError(f"expected finite vectors in {path}", got="NaN or infinity", hint="Compute them again.")
+        self._path, self._name = path, name
+
+    @property
+    def name(self) -> str:
+        """Of the program and its weights."""
+        return self._name
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(next(iter(self._chains.values())).shape[1])
+
+    def embed(self, chain: Structure) -> Tensor:
+        """Vectors of the residues of one chain, `residues dim`.
+
+        Raises
+        ------
+        MismatchError
+            If the file does not hold the chain, or holds it with another number of residues.
+        """
+        letter = str(chain.chains[0])
+        found = self._chains.get(letter)
+        if found is None or len(found) != chain.n_residues:
+            there = "no such chain" if found is None else f"{len(found)} vectors"
+            raise MismatchError(
+                f"expected vectors of the {chain.n_residues} residues of chain {letter} in {self._path}",
+                got=f"{there}; chains {', '.join(sorted(self._chains))}",
+                hint="Compute the vectors of this very structure, residues without coordinates left out.",
+            )
+        return found.float()
 
 
 def embedder_named(name: str) -> StructureEmbedder:

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_proteins import helices, joined
 
-from cryoscan.errors import ConfigError, FormatError, GeometryError
+from cryoscan.errors import ConfigError, FormatError, GeometryError, MismatchError, MissingFileError
 from cryoscan.models.atom_tower import AtomTower, AtomTowerConfig
 from cryoscan.models.checkpoint import load_enhancer, load_tower, save_enhancer, tower_provenance
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig, Informants
@@ -17,6 +18,7 @@ from cryoscan.models.structure_embedding import (
     AtomTowerEmbedder,
     GeometryEmbedder,
     ProteinMpnnEmbedder,
+    StoredEmbedder,
     embed_chains,
     embedder_named,
 )
@@ -256,6 +258,108 @@ def test_the_single_representation_of_an_atom_tower_serves_too():
     vectors = embedder.embed(structure)
     assert vectors.shape == (24, embedder.dim) == (24, 16)
     torch.testing.assert_close(embedder.embed(structure.moved(offset=(5, 6, 7))), vectors, atol=1e-4, rtol=1e-3)
+
+
+def test_vectors_of_another_program_come_from_a_file(tmp_path):
+    """As ESM-IF1 gives them: 512 numbers a residue."""
+    rng = torch.Generator().manual_seed(0)
+    stored = {chain: torch.randn(24, 512, generator=rng) for chain in "AB"}
+    save_file(stored, tmp_path / "esm.safetensors")
+    embedder = StoredEmbedder(tmp_path / "esm.safetensors")
+    assert (embedder.name, embedder.dim) == ("esm_if1", 512)
+    vectors, mask = embed_chains(helices(24, chains="BA"), embedder)
+    torch.testing.assert_close(vectors, torch.stack([stored["B"], stored["A"]]))
+    network = CryoSamu(replace(SMALL, structure="esm_if1", structure_dim=512))
+    told = informants_of(vectors, mask, residues=5)
+    assert network(torch.randn(1, 8, 8, 8), told).shape == (1, 8, 8, 8)
+    with pytest.raises(MismatchError, match="24 vectors"):
+        embedder.embed(helices(25))
+    with pytest.raises(MismatchError, match="no such chain"):
+        embedder.embed(helices(24, chains="C"))
+
+
+def test_files_of_vectors_that_do_not_fit_are_refused(tmp_path):
+    path = tmp_path / "esm.safetensors"
+    with pytest.raises(MissingFileError):
+        StoredEmbedder(path)
+    save_file({"A": torch.zeros(4, 3), "B": torch.zeros(4, 5)}, path)
+    with pytest.raises(FormatError, match="one tensor per chain"):
+        StoredEmbedder(path)
+    save_file({"A": torch.full((4, 3), torch.nan)}, path)
+    with pytest.raises(FormatError, match="finite"):
+        StoredEmbedder(path)
+    path.write_bytes(path.read_bytes()[:30])
+    with pytest.raises(FormatError, match="whole"):
+        StoredEmbedder(path)
+
+
+STAND_IN = """
+import torch
+from torch import nn
+
+def gather_nodes(nodes, neighbours):
+    return torch.stack([n[i] for n, i in zip(nodes, neighbours)])
+
+class Features(nn.Module):
+    def forward(self, x, mask, numbers, chains):
+        apart = torch.cdist(x[:, :, 1], x[:, :, 1])
+        near, index = torch.topk(apart, 4, largest=False)
+        handed = torch.linalg.det(x[:, :, :3] - x[:, :, 3:])[:, :, None, None].expand(-1, -1, 4, 1)
+        return torch.cat([near[..., None], handed, near.new_zeros(*near.shape, 126)], dim=-1), index
+
+class Layer(nn.Module):
+    def forward(self, nodes, edges, index, mask, attend):
+        return nodes + (edges * attend[..., None]).sum(dim=2), edges
+
+class ProteinMPNN(nn.Module):
+    def __init__(self, *, hidden_dim, num_encoder_layers, k_neighbors, augment_eps, **others):
+        super().__init__()
+        assert (k_neighbors, augment_eps) == (48, 0.0)
+        self.features, self.W_e = Features(), nn.Linear(hidden_dim, hidden_dim)
+        self.encoder_layers = nn.ModuleList(Layer() for _ in range(num_encoder_layers))
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A package with the names of proteinmpnn and a network that is quickly computed; its weights."""
+    package = tmp_path / "proteinmpnn"
+    weights = package / "data" / "vanilla_model_weights" / "v_48_020.pt"
+    weights.parent.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "protein_mpnn_utils.py").write_text(STAND_IN)
+    for name in [name for name in sys.modules if name.split(".")[0] == "proteinmpnn"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    linear = torch.nn.Linear(128, 128)
+    state = {"W_e.weight": linear.weight.detach(), "W_e.bias": linear.bias.detach()}
+    torch.save({"num_edges": 48, "model_state_dict": state}, weights)
+    yield weights
+    for name in [name for name in sys.modules if name.split(".")[0] == "proteinmpnn"]:
+        del sys.modules[name]
+
+
+def test_proteinmpnn_is_given_the_backbone_in_its_own_axes(stand_in):
+    embedder = embedder_named("proteinmpnn")
+    structure = helices(24)
+    lacking = structure.select(~((structure.residues == 7) & (structure.names == "O")))
+    assert embedder.embed(structure).shape == (24, embedder.dim)
+    assert embedder.embed(lacking).shape == (23, embedder.dim)
+    plain = embedder.embed(structure)
+    torch.testing.assert_close(embedder.embed(structure.moved(offset=(5, 6, 7))), plain, atol=1e-3, rtol=1e-3)
+    mirrored = replace(structure, positions=structure.positions * np.array([1, 1, -1]))
+    assert float((embedder.embed(mirrored) - plain).abs().max()) > 1e-2
+    with pytest.raises(FormatError, match="N, CA, C and O"):
+        embedder.embed(helices(12))
+
+
+def test_weights_of_proteinmpnn_that_could_run_code_or_do_not_fit_are_refused(stand_in):
+    torch.save({"num_edges": 48, "model_state_dict": {"W_e.weight": torch.zeros(3, 3)}}, stand_in)
+    with pytest.raises(FormatError, match="weights of ProteinMPNN"):
+        ProteinMpnnEmbedder()
+    torch.save({"num_edges": 48, "model_state_dict": Provenance("an object")}, stand_in)
+    with pytest.raises(FormatError, match="weights of ProteinMPNN"):
+        ProteinMpnnEmbedder()
 
 
 def test_a_missing_package_and_an_unknown_name_are_said_clearly(monkeypatch):
