@@ -260,18 +260,24 @@ def ask_again(
             "expected an answer with its regions", got="one without", hint="Make it with region_labels or identify_map."
         )
     sharp = enhanced(volume, network, resolution=resolution)
-    regions = [RegionMask(region.id, answer.labels.mask(region.id)) for region in answer.regions]
-    again = identify(
-        sharp,
-        regions,
-        datedb=datedb,
-        embedder=embedder,
-        resolution=resolution,
-        top=top,
-        schemes=schemes,
-        crowded=crowded,
-    )
-    return {region.id: region for region in again.regions}
+    found = {}
+    for region in answer.regions:
+        mask = RegionMask(region.id, answer.labels.mask(region.id))
+        try:
+            again = identify(
+                sharp,
+                [mask],
+                datedb=datedb,
+                embedder=embedder,
+                resolution=resolution,
+                top=top,
+                schemes=schemes,
+                crowded=crowded,
+            )
+            found[region.id] = again.regions[0]
+        except GeometryError:  # sharpening left no density there, so there is nothing to name
+            found[region.id] = replace(region, candidates=(), support=(), margin=0.0, confidence=None)
+    return found
 
 
 def whole_map_region(

@@ -14,7 +14,11 @@ CONFIG_CLASSES = {
     "One volume of many (a list, or `overrides`)": ("cryoscan.batch.config", "VolumeSettings"),
     "Building a database (`cryoscan datedb build --config`)": ("cryoscan.datedb.config", "DateDBConfig"),
     "Benchmarks (`cryoscan benchmark`)": ("cryoscan.benchmark.config", "BenchmarkConfig"),
-    "Training (`cryoscan train`)": ("cryoscan.train.config", "TrainConfig"),
+    "Training a tower (`cryoscan train`)": ("cryoscan.train.config", "TrainConfig"),
+    "Training the network that sharpens (`cryoscan train`, objective `enhance`)": (
+        "cryoscan.train.config",
+        "EnhanceTrainConfig",
+    ),
 }
 _SETTINGS = """# Settings
 

@@ -1,7 +1,9 @@
 """`cryoscan enhance` from a file to a file, and every mistake in its words."""
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from cryoscan.models.checkpoint import save_enhancer
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
 from cryoscan.provenance import Provenance
 from cryoscan.simulate import density
+
+DATA = Path(__file__).resolve().parents[1] / "data"
 
 
 @pytest.fixture
@@ -49,6 +53,9 @@ def bench(tmp_path_factory):
     def write(name, data, origin=plain.origin):
         write_volume(Volume(np.asarray(data, np.float32), 1.37, origin), folder / name)
 
+    build = ["datedb", "build", folder / "small.datedb", DATA / "ugly.pdb", DATA / "ugly.cif"]
+    build += ["--labels", DATA / "domains.tsv"]
+    subprocess.run([sys.executable, "-m", "cryoscan", *map(str, build)], check=True, capture_output=True)
     write("map.mrc", plain.load())
     write("half1.mrc", plain.load() + rng.normal(0, 0.02, plain.shape))
     write("half2.mrc", plain.load() + rng.normal(0, 0.02, plain.shape))
@@ -129,3 +136,58 @@ def test_a_constant_map_and_an_output_that_exists_are_refused(cryoscan, bench, t
     assert code == 1
     assert "--overwrite" in err
     assert cryoscan("enhance", bench / "map.mrc", *words, "--overwrite")[0] == 0
+
+
+# ---------------------------------------------------------------- asked again
+
+
+@pytest.fixture
+def with_network(bench, monkeypatch):
+    """Whoever asks for the network that ships gets this one."""
+
+    def use(network):
+        monkeypatch.setattr("cryoscan.enhance.open_network", lambda: network.eval())
+
+    return use
+
+
+def idle():
+    """An untrained network gives the map back."""
+    return CryoSamu(CryoSamuConfig(channels=(2, 4), residues=8, width=4, heads=2))
+
+
+def turned_over():
+    """A network that turns bright into dark: nothing looks as before."""
+    network = idle()
+    torch.nn.init.zeros_(network.head.weight)
+    network.stem.weight.data.zero_()
+    network.stem.weight.data[:, :, 1, 1, 1] = torch.tensor([[1.0], [-1.0]])
+    for block in (*network.encode, *network.decode, network.last):
+        block.second.gain.data.zero_()
+    for up in network.up:
+        up.gain.data.zero_()
+    network.head.weight.data[0, :, 1, 1, 1] = torch.tensor([-3.0, 3.0])
+    return network
+
+
+def test_regions_are_asked_again_and_it_is_said_whether_the_answer_stays(cryoscan, bench, with_network):
+    words = ["identify", bench / "map.mrc", "--mask", bench / "mask.mrc", "--resolution", "6", "--enhance"]
+    words += ["--datedb", bench / "small.datedb"]
+    with_network(idle())
+    code, out, err = cryoscan(*words, "--json")
+    assert code == 0, err
+    (region,) = json.loads(out)["regions"]
+    assert region["enhanced"]["changed"] is False
+    assert region["enhanced"]["candidate"]["cosine"] == pytest.approx(region["candidates"][0]["cosine"], abs=0.02)
+    with_network(turned_over())
+    code, out, err = cryoscan(*words)
+    assert code == 0, err
+    assert "After sharpening the map the answer of region 1 changes to nothing: neither answer is safe." in out
+
+
+def test_without_the_option_nothing_is_asked_twice(cryoscan, bench, monkeypatch):
+    monkeypatch.setattr("cryoscan.enhance.open_network", lambda: pytest.fail("not asked for"))
+    words = ["--mask", bench / "mask.mrc", "--resolution", "6", "--datedb", bench / "small.datedb", "--json"]
+    code, out, _ = cryoscan("identify", bench / "map.mrc", *words)
+    assert code == 0
+    assert "enhanced" not in json.loads(out)["regions"][0]
