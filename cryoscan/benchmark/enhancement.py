@@ -101,7 +101,10 @@ def run_enhance(
     for done, source in enumerate(sources):
         yield BenchmarkProgress("experimental maps", done, len(sources))
         try:
-            rows += _experimental(source, config, network, teller)
+            mine = list(_experimental(source, config, network, teller))
+            rows += mine
+            if not mine:
+                notes.append(f"{source.name} reaches none of the resolutions asked for")
         except CryoscanError as error:
             notes.append(f"{source.name} was left out: {error}")
     queries = _domains(asked, datedb, config, notes)

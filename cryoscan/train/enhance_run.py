@@ -308,6 +308,7 @@ def _write_card(path: Path, provenance: Provenance, library: AtomLibrary, number
         f"- experimental maps learned from: {', '.join(provenance.config['real_train']) or 'none'}",
         f"- experimental maps watched: {', '.join(provenance.config['real_validation']) or 'none'}",
         f"- fingerprint of the library: `{provenance.inputs.get('library', '')}`",
+        f"- begun with the running mean of another run: `{provenance.inputs.get('start_from', 'no')}`",
         "",
         "## Settings",
         "",
