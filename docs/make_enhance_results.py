@@ -28,10 +28,7 @@ def main(path: Path) -> None:
     """Keep the numbers and print the tables."""
     found = json.loads(path.read_text(encoding="utf-8"))
     kept = [row for row in found.pop("enhance.details") if row["part"] != "simulated"]
-    rounded = [
-        {key: {k: round(v, 4) for k, v in part.items()} if isinstance(part, dict) else part for key, part in row.items()}
-        for row in kept
-    ]
+    rounded = [{key: rounded_part(part) for key, part in row.items()} for row in kept]
     text = json.dumps(found | {"enhance.details": rounded}, indent=0, ensure_ascii=False)
     (RESULTS / "enhance.json").write_text(text + "\n", encoding="utf-8")
     for part in ("experimental", "blurred", "simulated"):
@@ -51,6 +48,11 @@ def main(path: Path) -> None:
     for key, value in found.items():
         if key.startswith(("enhance.named", "enhance.speed")):
             print(key, value)
+
+
+def rounded_part(part: object) -> object:
+    """Four digits say it all."""
+    return {key: round(value, 4) for key, value in part.items()} if isinstance(part, dict) else part
 
 
 def cell(found: dict, key: str, metric: str) -> str:

@@ -144,6 +144,8 @@ def _held_out(asked: Path, data: Path | None, learned: Sequence[str]) -> tuple[l
         return [], [f"{asked} holds no maps"]
     sources, notes = modelled_maps(asked)
     known = {sequence for folder in {asked, data or asked} for sequence in _sequences(folder, learned)}
+    if learned and not known:
+        notes.append(f"{', '.join(learned)} are not at hand: relatives of them among the maps cannot be recognised")
     found, relatives = [], []
     for source in sources:
         try:

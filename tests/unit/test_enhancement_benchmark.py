@@ -10,7 +10,7 @@ from small_proteins import helices
 
 from cryoscan import Volume
 from cryoscan.benchmark import BenchmarkConfig, BenchmarkResult
-from cryoscan.benchmark.enhancement import METRICS, perturbed, rescaled, run_enhance
+from cryoscan.benchmark.enhancement import METRICS, _held_out, perturbed, rescaled, run_enhance
 from cryoscan.datedb import open_datedb
 from cryoscan.datedb.build import embedder_for
 from cryoscan.errors import MissingFileError
@@ -92,6 +92,18 @@ def test_means_are_of_the_rows_and_what_got_worse_is_named(result):
     worse = [row for row in rows if row["none"]["cc_mask"] < row["before"]["cc_mask"]]
     assert result.numbers["enhance.experimental.worse"] == len(worse) / len(rows)
     assert len(result.numbers["enhance.experimental.worse_maps"]) == len(worse)
+
+
+def test_it_is_said_where_relatives_cannot_be_recognised(folder, weights, tmp_path):
+    for name in ("maps", "maps_models"):
+        (tmp_path / name).mkdir()
+        for path in (folder / name).glob("new*"):
+            (tmp_path / name / path.name).write_bytes(path.read_bytes())
+    found, notes = _held_out(tmp_path, None, ["learned"])
+    assert [source.name for source in found] == ["new"]
+    assert any("learned are not at hand" in note for note in notes)
+    found, notes = _held_out(tmp_path, folder, ["learned"])
+    assert not any("not at hand" in note for note in notes)
 
 
 def test_the_network_that_was_given_is_the_one_that_is_measured(result, folder, tmp_path):
