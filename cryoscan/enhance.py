@@ -375,7 +375,7 @@ def _tiles(shape: Shape, period: Voxels) -> list[tuple[tuple[slice, ...], tuple[
     """Cores that partition the grid, each with the box that is computed for it; starts are multiples of the period."""
     cores: list[Voxels] = []
     for size in shape:
-        count = max(1, -(-size // (_CORE + _HALO)))
+        count = 1 if size <= _CORE + _HALO else -(-size // _CORE)  # one tile that ends with the map needs no halo
         cores.append(-(-size // (count * period)) * period)
     tiling = Tiling(shape, (cores[0], cores[1], cores[2]))
     return [

@@ -81,7 +81,7 @@ def test_cores_partition_the_grid_begin_on_the_period_and_fade_to_one(shape):
         counted = np.zeros(size, int)
         for (first, last), (a, b) in pairs:
             assert a % 8 == 0
-            assert b - a <= module._CORE + 2 * module._HALO + module._HALO
+            assert b - a <= module._CORE + 2 * module._HALO
             counted[first:last] += 1
             total[a:b] += module._fade(slice(first, last), slice(a, b), size)
         assert (counted == 1).all()
