@@ -294,7 +294,8 @@ def rescaled(volume: Volume, resolution: Angstrom) -> np.ndarray:
     start = round(0.1 / width)
     gain = np.divide(protein * amplitude[start] / protein[start], amplitude, out=np.zeros_like(s), where=amplitude > 0)
     gain[:start] = 1
-    gain[s > 1 / resolution] = 0
+    gain[s > 1 / resolution] = gain[s <= 1 / resolution][-1]  # what was cut off there is not brought back
+    gain[s > 1.1 / resolution] = 0
     sharp: np.ndarray = scipy.fft.irfftn(transform * gain[shells], s=data.shape).astype(np.float32)
     return sharp
 

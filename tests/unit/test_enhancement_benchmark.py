@@ -136,7 +136,7 @@ def test_the_classical_map_has_the_spectrum_of_proteins_and_its_own_phases():
     expected = np.interp([7 / 66, 10 / 66], [0.10, 0.12, 0.14, 0.16], [1.0, 0.812, 0.692, 0.672])
     expected *= np.exp(-((np.array([7, 10]) / 66 * 6.0) ** 2))
     assert high / low == pytest.approx(expected[1] / expected[0], rel=1e-3)
-    assert spectrum[shells > 11].max() < 1e-3 * spectrum.max()
+    assert spectrum[shells > 12].max() < 1e-3 * spectrum.max()
     frequencies, correlation = fsc(found, data, voxel_size=1.5)
     np.testing.assert_allclose(correlation[frequencies < 1 / 6.1], 1, atol=1e-3)
 
