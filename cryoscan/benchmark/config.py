@@ -43,11 +43,12 @@ class BenchmarkConfig(Config):
     """Map → CATH type → residues of the domain in every chain of the map's model, e.g. ``2-135,411-525``."""
     d2: tuple[str, ...] = ()
     """Maps with the symmetry D2 about the middle of their grid, whose regions should repeat."""
-    parts: tuple[Literal["dense", "growth", "workers", "kills", "sparse"], ...] = (
+    parts: tuple[Literal["dense", "growth", "workers", "kills", "workers_killed", "sparse"], ...] = (
         "dense",
         "growth",
         "workers",
         "kills",
+        "workers_killed",
         "sparse",
     )
     """What is measured. Only for ``scaling``, as all below."""

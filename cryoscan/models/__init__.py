@@ -10,7 +10,7 @@ from cryoscan.models.density_tower import DensityTower, TowerConfig
 from cryoscan.models.device import choose_device
 from cryoscan.models.invariant import InvariantEmbedder
 from cryoscan.models.shape import ShapeEmbedder
-from cryoscan.models.tower_embedder import TowerEmbedder
+from cryoscan.models.tower_embedder import TowerEmbedder, fastest_precision
 
 __all__ = [
     "DensityTower",
@@ -19,6 +19,7 @@ __all__ = [
     "TowerConfig",
     "TowerEmbedder",
     "choose_device",
+    "fastest_precision",
     "load_tower",
     "save_tower",
     "tower_provenance",
