@@ -8,18 +8,23 @@ import torch
 
 from cryoscan.errors import ConfigError, FormatError, require_file
 from cryoscan.models.density_tower import DensityTower, TowerConfig
+from cryoscan.models.shape_tower import ShapeTower, ShapeTowerConfig
 from cryoscan.provenance import Provenance, write_atomically
 
-_KIND = "cryoscan density tower"
+Tower = DensityTower | ShapeTower
+_KINDS: dict[str, tuple[type[Tower], type[TowerConfig] | type[ShapeTowerConfig]]] = {
+    "cryoscan density tower": (DensityTower, TowerConfig),
+    "cryoscan shape tower": (ShapeTower, ShapeTowerConfig),
+}
 _FORMAT_VERSION = 1
 
 
-def save_tower(tower: DensityTower, path: Path | str, *, provenance: Provenance, half_precision: bool = False) -> None:
+def save_tower(tower: Tower, path: Path | str, *, provenance: Provenance, half_precision: bool = False) -> None:
     """Write a tower's configuration, weights and provenance to one ``.safetensors`` file.
 
     Parameters
     ----------
-    tower : DensityTower
+    tower : DensityTower or ShapeTower
     path : Path
         Written beside, then renamed; an older file is replaced.
     provenance : Provenance
@@ -34,7 +39,7 @@ def save_tower(tower: DensityTower, path: Path | str, *, provenance: Provenance,
         # norms stay as they are: a running mean square may be beyond the range of float16
         tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
     header = {
-        "kind": _KIND,
+        "kind": next(kind for kind, (network, _) in _KINDS.items() if isinstance(tower, network)),
         "format_version": str(_FORMAT_VERSION),
         "config": json.dumps(tower.config.to_json()),
         "provenance": json.dumps(provenance.to_json()),
@@ -42,7 +47,7 @@ def save_tower(tower: DensityTower, path: Path | str, *, provenance: Provenance,
     write_atomically(Path(path), save(tensors, metadata=header))
 
 
-def load_tower(path: Path | str) -> DensityTower:
+def load_tower(path: Path | str) -> Tower:
     """Read a tower, ready for evaluation.
 
     Raises
@@ -53,7 +58,8 @@ def load_tower(path: Path | str) -> DensityTower:
     path = Path(path)
     header, tensors = _read(path)
     try:
-        tower = DensityTower(TowerConfig.from_json(json.loads(header["config"])))
+        network, settings = _KINDS[header["kind"]]
+        tower = network(settings.from_json(json.loads(header["config"])))  # type: ignore[arg-type]
     except (KeyError, json.JSONDecodeError, TypeError, ConfigError) as error:
         raise FormatError(
             f"expected the configuration of a tower in {path}",
@@ -88,9 +94,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise FormatError(
             f"expected a whole .safetensors file at {path}", got=str(error), hint="Copy or download the file again."
         ) from error
-    if header.get("kind") != _KIND:
+    if header.get("kind") not in _KINDS:
         raise FormatError(
-            f"expected a density tower of cryoscan in {path}",
+            f"expected a tower of cryoscan in {path}",
             got=f"a file of {header.get('kind', 'some other program')}",
             hint="Give a file written by save_tower.",
         )

@@ -152,8 +152,8 @@ class Matcher:
             some = every[:: max(1, len(self) // _SAMPLE)].contiguous()
             rows = torch.unique(torch.cat([rows, _best(self._weighed(local, every), kept // 2), some]))
         fine, fine_local = self._compared(q_HK, rows, _FINE, _SHIFTS, crowded=crowded)
-        alone = torch.minimum(coarse, fine.min()).index_copy(0, rows, fine)
-        alone = self._refined(q_HK, alone, min(_REFINED, kept)).cpu().numpy()
+        rough = torch.minimum(coarse, fine.min()).index_copy(0, rows, fine)
+        alone = self._refined(q_HK, rough, min(_REFINED, kept)).cpu().numpy()
         if not crowded:
             return Seen(alone, alone, 1.0)
         place = torch.searchsorted(rows, some)
