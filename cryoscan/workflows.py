@@ -483,6 +483,7 @@ def scan_tomogram(  # noqa: PLR0913
     ------
     ScanPlan, TileDone …, PlacesNamed …, LabelsPainted …, ScanFinished (or ShardDone)
     """
-    plan = plan_scan(volume, datedb=datedb, embedder=embedder, config=config, source=source, mask=mask)
+    begun = None if overwrite else Path(path)
+    plan = plan_scan(volume, datedb=datedb, embedder=embedder, config=config, source=source, mask=mask, folder=begun)
     yield plan
     yield from run_scan(plan, path, overwrite=overwrite, executor=executor, shard=shard)

@@ -29,7 +29,7 @@ def main(path: Path) -> None:
     found = json.loads(path.read_text(encoding="utf-8"))
     kept = [row for row in found.pop("enhance.details") if row["part"] != "simulated"]
     rounded = [{key: rounded_part(part) for key, part in row.items()} for row in kept]
-    text = json.dumps(found | {"enhance.details": rounded}, indent=0, ensure_ascii=False)
+    text = json.dumps(found | {"enhance.details": rounded}, ensure_ascii=False)
     (RESULTS / "enhance.json").write_text(text + "\n", encoding="utf-8")
     for part in ("experimental", "blurred", "simulated"):
         print(f"\n{part}: {found[f'enhance.{part}.n']} maps and resolutions\n")

@@ -50,11 +50,12 @@ class BenchmarkConfig(Config):
     """Resolutions at which the chains of real maps are named with and without enhancement."""
     speed_voxels: tuple[int, ...] = (100, 150, 200)
     """Edges of the cubic maps, 1 Å a voxel, that are timed."""
-    parts: tuple[Literal["dense", "growth", "workers", "kills", "sparse"], ...] = (
+    parts: tuple[Literal["dense", "growth", "workers", "kills", "workers_killed", "sparse"], ...] = (
         "dense",
         "growth",
         "workers",
         "kills",
+        "workers_killed",
         "sparse",
     )
     """What is measured. Only for ``scaling``, as all below."""

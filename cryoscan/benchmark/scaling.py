@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from cryoscan.benchmark.config import BenchmarkConfig
 from cryoscan.benchmark.result import BenchmarkProgress, BenchmarkResult, Table
@@ -29,13 +30,14 @@ from cryoscan.embedding import Embedder, unit_rows
 from cryoscan.errors import ResourceError
 from cryoscan.filters import lowpass_gaussian
 from cryoscan.io import VolumeFile, create_zarr
-from cryoscan.scan import ScanConfig, ScanPlan, local_workers, plan_scan, run_scan
+from cryoscan.scan import ScanConfig, ScanPlan, TileDone, local_workers, plan_scan, run_scan
 from cryoscan.tiles import Tiling
 from cryoscan.units import Shape
 
 _BLOCK = 128  # voxels; the noise repeats with this period
 _WINDOWS = 64  # that are timed one by one
 _KILLS = 20
+_SMALL = 4  # lattice points per edge of a tile: enough tiles that hardly one is hit twice
 
 
 def run_scaling(config: BenchmarkConfig) -> Iterator[BenchmarkProgress | BenchmarkResult]:
@@ -164,6 +166,31 @@ def _kills(config: BenchmarkConfig) -> tuple[dict[str, Any], Table]:
     return numbers, Table(f"Killed and continued, {'x'.join(map(str, shape))}", ("", ""), rows)
 
 
+def _workers_killed(config: BenchmarkConfig) -> tuple[dict[str, Any], Table]:
+    """A scan of which workers are killed twenty times against one that is left in peace."""
+    z, y, x = (edge // 2 for edge in config.interrupted)
+    shape = (z, y, x)
+    with tempfile.TemporaryDirectory() as folder:
+        task: dict[str, Any] = {"embedder": "invariant", "shape": shape, "folder": folder, "workers": 2, "tile": _SMALL}
+        whole = _child("scan", **task, name="whole")
+        killed = _child("scan", **task, name="killed", worker_kills=_KILLS)
+        same = _contents(Path(folder) / "whole.scan") == _contents(Path(folder) / "killed.scan")
+    numbers = {
+        "kills": killed["killed"],
+        "identical": same,
+        "undisturbed_wall_s": whole["wall_s"],
+        "killed_wall_s": killed["wall_s"],
+    }
+    rows = (
+        ("workers killed (kill -9) at random moments", f"{killed['killed']} times"),
+        ("tiles", f"{whole['active']}"),
+        ("results identical to the undisturbed one, byte for byte", "yes" if same else "NO"),
+        ("undisturbed scan", f"{whole['wall_s']:.0f} s wall"),
+        ("with the deaths of workers", f"{killed['wall_s']:.0f} s wall"),
+    )
+    return numbers, Table(f"Two workers, killed again and again, {'x'.join(map(str, shape))}", ("", ""), rows)
+
+
 def _sparse(config: BenchmarkConfig) -> tuple[dict[str, Any], Table]:
     """A huge volume that is mostly empty."""
     found = _child("sparse", embedder="compact", shape=(1024, 4096, 4096))
@@ -183,6 +210,7 @@ _PARTS: Mapping[str, Callable[[BenchmarkConfig], tuple[dict[str, Any], Table]]] 
     "growth": _growth,
     "workers": _workers,
     "kills": _kills,
+    "workers_killed": _workers_killed,
     "sparse": _sparse,
 }
 
@@ -249,16 +277,21 @@ def _embedder(name: str) -> Embedder:
         return InvariantEmbedder()
     import torch
 
+    from cryoscan.models import TowerEmbedder, choose_device, fastest_precision
     from cryoscan.models.density_tower import DensityTower, TowerConfig
-    from cryoscan.models.tower_embedder import TowerEmbedder
 
     torch.manual_seed(0)
-    return TowerEmbedder(DensityTower(TowerConfig.named(name)))
+    embedder = TowerEmbedder(DensityTower(TowerConfig.named(name)), device=choose_device())
+    if embedder.device.type == "cpu":  # 16 bits are emulated, or no faster
+        return embedder
+    return fastest_precision(embedder, _block(embedder, _BLOCK), stride=4)
 
 
 def _datedb(embedder: Embedder) -> DateDB:
-    """The database that ships with the package with random vectors of the embedder's length."""
+    """The database that ships with the package, with random vectors where the embedder is not its own."""
     shipped = open_datedb()
+    if shipped.embedder["fingerprint"] == embedder.fingerprint:
+        return shipped
     rows = len(next(iter(shipped.banks.values())))
     vectors = unit_rows(np.random.default_rng(0).normal(size=(rows, embedder.dim)))
     about = {"kind": "random", "fingerprint": embedder.fingerprint}
@@ -270,11 +303,16 @@ def _noise() -> np.ndarray:
     return lowpass_gaussian(white, voxel_size=2.5, sigma=1.35)
 
 
+def _block(embedder: Embedder, edge: int) -> np.ndarray:
+    """Noise around as many windows at stride 4 as fit an edge of so many voxels."""
+    around = edge - (edge - embedder.window) % 4 + 2 * embedder.halo
+    return np.pad(_noise()[:edge, :edge, :edge], embedder.halo, mode="wrap")[:around, :around, :around]
+
+
 def _measure_dense(embedder: Embedder, edge: int) -> dict[str, Any]:
     stride, more = 4, embedder.window + 2 * embedder.halo
     points = (edge - embedder.window) // stride + 1
-    data = np.pad(_noise()[:edge, :edge, :edge], embedder.halo, mode="wrap")
-    block = data[tuple(slice(0, more + (points - 1) * stride) for _ in range(3))]
+    block = _block(embedder, edge)
     embedder.embed_dense(block[:more, :more, :more], stride=stride)
     start = time.process_time()
     dense = embedder.embed_dense(block, stride=stride)
@@ -304,6 +342,7 @@ def _measure_scan(
     sparse: bool = False,
     name: str = "a",
     tile: int | None = None,
+    worker_kills: int = 0,
 ) -> dict[str, Any]:
     source = folder / "volume.zarr"
     if not source.exists():
@@ -311,14 +350,15 @@ def _measure_scan(
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     start, cpu = time.monotonic(), time.process_time()
+    path = folder / f"{name}.scan"
     config = ScanConfig(resolution_A=6.0, tile_points=tile, skip_flat=False)
     file = VolumeFile(source)
-    plan = plan_scan(file.open(), datedb=_datedb(embedder), embedder=embedder, config=config, source=file)
+    plan = plan_scan(file.open(), datedb=_datedb(embedder), embedder=embedder, config=config, source=file, folder=path)
     planned = time.monotonic() - start
     projected = plan.memory_bytes()
-    marks = _follow(plan, folder / f"{name}.scan", workers)
+    marks = _follow(plan, path, workers, worker_kills)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    reports = [json.loads(f.read_text()) for f in (folder / f"{name}.scan" / "tiles").iterdir() if f.name.isdigit()]
+    reports = [json.loads(f.read_text()) for f in (path / "tiles").iterdir() if f.name.isdigit()]
     return {
         "points": int(np.prod(plan.grid.shape)),
         "tiles": len(plan.tiling),
@@ -328,6 +368,7 @@ def _measure_scan(
         "before_tiles_s": marks["begin"] - start,
         "wall_s": time.monotonic() - start,
         "tiles_wall_s": marks["tiles"] - marks["begin"],
+        "killed": marks["killed"],
         "cpu_s": time.process_time() - cpu + children.ru_utime + children.ru_stime,
         "lattice_s": sum(report["seconds"] for report in reports),
         "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
@@ -335,16 +376,21 @@ def _measure_scan(
     }
 
 
-def _follow(plan: ScanPlan, path: Path, workers: int) -> dict[str, float]:
-    """Run a scan and note when it began its tiles, ended them, and had the first one."""
-    marks: dict[str, float] = {}
+def _follow(plan: ScanPlan, path: Path, workers: int, worker_kills: int) -> dict[str, float]:
+    """Run a scan and note when it began its tiles and ended them; kill workers on the way if asked to."""
+    marks: dict[str, float] = {"killed": 0}
+    tiles = len(plan.active)
+    doomed = set(np.linspace(0, 0.9 * tiles, worker_kills + 1).astype(int).tolist()[1:])
+    delay = np.random.default_rng(0)
 
     def run(executor: Any) -> None:
         marks["begin"] = time.monotonic()
         for event in run_scan(plan, path, executor=executor):
-            if getattr(event, "stage", "") == "tiles scanned":
-                marks.setdefault("first", time.monotonic())
+            if isinstance(event, TileDone) and event.stage == "tiles scanned":
                 marks["tiles"] = time.monotonic()
+                if event.done in doomed:
+                    time.sleep(float(delay.uniform(0, 0.2)))
+                    marks["killed"] += _kill_a_worker()
 
     if workers > 1:
         with local_workers(workers) as executor:
@@ -353,6 +399,17 @@ def _follow(plan: ScanPlan, path: Path, workers: int) -> dict[str, float]:
         run(None)
     marks.setdefault("tiles", time.monotonic())
     return marks
+
+
+def _kill_a_worker() -> int:
+    """Kill the youngest worker; 0 if there is none just now."""
+    workers = [
+        p for p in psutil.Process().children(recursive=True) if any("spawn_main" in part for part in p.cmdline())
+    ]
+    if not workers:
+        return 0
+    max(workers, key=lambda process: process.create_time()).kill()
+    return 1
 
 
 def _write_volume(path: Path, shape: Shape, *, sparse: bool) -> None:

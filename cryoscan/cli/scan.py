@@ -77,6 +77,7 @@ def scan(
         config=settings,
         source=given.file,
         mask=None if mask is None else open_mask(given, mask),
+        folder=None if overwrite else output,
     )
     speed = probe_speed(plan) if dry_run and plan.scannable and len(plan.active) else None
     lines = plan.lines(workers=workers or 1, speed=speed)

@@ -1,8 +1,9 @@
 """The database in memory: entries, embeddings, and how a query becomes a ranked list of types."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,11 +152,13 @@ class DateDB:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identifies the content: entries, embeddings and embedder."""
+        """Identifies the content: entries, embeddings, shapes and embedder."""
+        values = attrgetter(*(each.name for each in fields(Entry)))
+        shapes = [] if self.shapes is None else [self.shapes.density, self.shapes.envelope, self.shapes.scale]
         return fingerprint_json(
             [
-                [asdict(entry) for entry in self.entries],
-                fingerprint_arrays([*self.banks.values(), *([] if self.shapes is None else [self.shapes.density])]),
+                [values(entry) for entry in self.entries],
+                fingerprint_arrays([*self.banks.values(), *shapes]),
                 list(self.banks),
                 self.embedder["fingerprint"],
             ]

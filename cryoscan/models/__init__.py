@@ -2,7 +2,8 @@
 
 `InvariantEmbedder` needs no training; a tomogram is scanned with it. `ShapeEmbedder` needs none either: what was
 found is named with it, by comparing shapes at all rotations. They are what every learned model must beat.
-`TowerEmbedder` is a trained `DensityTower`, which `load_tower` reads from a file.
+`TowerEmbedder` is a trained `DensityTower`, which `load_tower` reads from a file, `ShapeTowerEmbedder` a trained
+`ShapeTower`.
 """
 
 from cryoscan.models.checkpoint import load_tower, save_tower, tower_provenance
@@ -10,15 +11,20 @@ from cryoscan.models.density_tower import DensityTower, TowerConfig
 from cryoscan.models.device import choose_device
 from cryoscan.models.invariant import InvariantEmbedder
 from cryoscan.models.shape import ShapeEmbedder
-from cryoscan.models.tower_embedder import TowerEmbedder
+from cryoscan.models.shape_tower import ShapeTower, ShapeTowerConfig, ShapeTowerEmbedder
+from cryoscan.models.tower_embedder import TowerEmbedder, fastest_precision
 
 __all__ = [
     "DensityTower",
     "InvariantEmbedder",
     "ShapeEmbedder",
+    "ShapeTower",
+    "ShapeTowerConfig",
+    "ShapeTowerEmbedder",
     "TowerConfig",
     "TowerEmbedder",
     "choose_device",
+    "fastest_precision",
     "load_tower",
     "save_tower",
     "tower_provenance",

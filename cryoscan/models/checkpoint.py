@@ -9,19 +9,24 @@ import torch
 from cryoscan.errors import ConfigError, FormatError, require_file
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
 from cryoscan.models.density_tower import DensityTower, TowerConfig
+from cryoscan.models.shape_tower import ShapeTower, ShapeTowerConfig
 from cryoscan.provenance import Provenance, write_atomically
 
-_KIND = "cryoscan density tower"
+Tower = DensityTower | ShapeTower
+_KINDS: dict[str, tuple[type[Tower], type[TowerConfig] | type[ShapeTowerConfig]]] = {
+    "cryoscan density tower": (DensityTower, TowerConfig),
+    "cryoscan shape tower": (ShapeTower, ShapeTowerConfig),
+}
 _ENHANCER = "cryoscan enhancing network"
 _FORMAT_VERSION = 1
 
 
-def save_tower(tower: DensityTower, path: Path | str, *, provenance: Provenance, half_precision: bool = False) -> None:
+def save_tower(tower: Tower, path: Path | str, *, provenance: Provenance, half_precision: bool = False) -> None:
     """Write a tower's configuration, weights and provenance to one ``.safetensors`` file.
 
     Parameters
     ----------
-    tower : DensityTower
+    tower : DensityTower or ShapeTower
     path : Path
         Written beside, then renamed; an older file is replaced.
     provenance : Provenance
@@ -29,10 +34,11 @@ def save_tower(tower: DensityTower, path: Path | str, *, provenance: Provenance,
         Store weights as float16, half the size. They are rounded to three digits, so the file's
         tower has a fingerprint of its own.
     """
-    _write(tower, tower.config.to_json(), Path(path), _KIND, provenance, half_precision=half_precision)
+    kind = next(kind for kind, (network, _) in _KINDS.items() if isinstance(tower, network))
+    _write(tower, tower.config.to_json(), Path(path), kind, provenance, half_precision=half_precision)
 
 
-def load_tower(path: Path | str) -> DensityTower:
+def load_tower(path: Path | str) -> Tower:
     """Read a tower, ready for evaluation.
 
     Raises
@@ -41,9 +47,10 @@ def load_tower(path: Path | str) -> DensityTower:
         If the file is damaged, of another kind or version, or its weights do not fit its configuration.
     """
     path = Path(path)
-    header, tensors = _read(path, _KIND)
+    header, tensors = _read(path, tuple(_KINDS))
     try:
-        tower = DensityTower(TowerConfig.from_json(json.loads(header["config"])))
+        network, settings = _KINDS[header["kind"]]
+        tower = network(settings.from_json(json.loads(header["config"])))  # type: ignore[arg-type]
     except (KeyError, json.JSONDecodeError, TypeError, ConfigError) as error:
         raise FormatError(
             f"expected the configuration of a tower in {path}",
@@ -69,7 +76,7 @@ def load_enhancer(path: Path | str) -> CryoSamu:
         If the file is damaged, of another kind or version, or its weights do not fit its configuration.
     """
     path = Path(path)
-    header, tensors = _read(path, _ENHANCER)
+    header, tensors = _read(path, (_ENHANCER,))
     try:
         network = CryoSamu(CryoSamuConfig.from_json(json.loads(header["config"])))
     except (KeyError, json.JSONDecodeError, TypeError, ConfigError) as error:
@@ -85,7 +92,7 @@ def load_enhancer(path: Path | str) -> CryoSamu:
 
 def tower_provenance(path: Path | str) -> Provenance:
     """Who made the file of a tower or an enhancing network, and from what."""
-    header, _ = _read(Path(path), None)
+    header, _ = _read(Path(path), (*_KINDS, _ENHANCER))
     try:
         return Provenance.from_json(json.loads(header["provenance"]))
     except (KeyError, json.JSONDecodeError) as error:
@@ -118,7 +125,7 @@ def _write(
     write_atomically(path, save(tensors, metadata=header))
 
 
-def _read(path: Path, kind: str | None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _read(path: Path, kinds: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     require_file(path, what="the .safetensors file of a network")
@@ -130,9 +137,10 @@ def _read(path: Path, kind: str | None) -> tuple[dict[str, Any], dict[str, torch
         raise FormatError(
             f"expected a whole .safetensors file at {path}", got=str(error), hint="Copy or download the file again."
         ) from error
-    if header.get("kind") not in ((_KIND, _ENHANCER) if kind is None else (kind,)):
+    if header.get("kind") not in kinds:
+        wanted = " or ".join(kind.removeprefix("cryoscan ") for kind in kinds)
         raise FormatError(
-            f"expected a {(kind or 'network of cryoscan').removeprefix('cryoscan ')} in {path}",
+            f"expected a {wanted} of cryoscan in {path}",
             got=f"a file of {header.get('kind', 'some other program')}",
             hint="Give a file that cryoscan train has written for this purpose.",
         )

@@ -1,5 +1,6 @@
 """What a scan will do, worked out before it starts: grids, tiles, cost and warnings."""
 
+import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import scipy.ndimage
 from cryoscan.datedb import DateDB, open_datedb
 from cryoscan.datedb.build import closer_look
 from cryoscan.embedding import Embedder
-from cryoscan.errors import MismatchError, ResourceError
+from cryoscan.errors import CryoscanError, MismatchError, ResourceError
 from cryoscan.filters import resample_onto
 from cryoscan.io import VolumeFile, stored_parts
 from cryoscan.preflight import Preflight, inspect
@@ -256,6 +257,7 @@ def plan_scan(
     config: ScanConfig,
     source: VolumeFile | None = None,
     mask: Volume | None = None,
+    folder: Path | None = None,
 ) -> ScanPlan:
     """Work out a scan.
 
@@ -270,6 +272,8 @@ def plan_scan(
         Where the volume comes from: its fingerprint guards a resumed run, and other processes open it there.
     mask : Volume, optional
         On the volume's grid; nothing is looked for where it is 0.
+    folder : Path, optional
+        Where the scan goes to. If it was begun there, what was found out about the volume then is taken over.
 
     Raises
     ------
@@ -312,6 +316,9 @@ def plan_scan(
     plan = replace(plan, active=_active(plan))
     if not plan.scannable or not len(plan.active):
         return plan
+    before = None if folder is None else _found_before(folder, plan.provenance)
+    if before is not None:
+        return replace(plan, contour=before["contour"], flat=before["flat"])
     blocks = [block.load() for block in probe_blocks(plan)]
     if config.contour is None:
         plan = replace(plan, contour=contour_level(np.concatenate([block.ravel() for block in blocks])))
@@ -429,6 +436,16 @@ def _provenance(
     if mask is not None:
         inputs["mask"] = fingerprint_json([mask.shape, float(np.asarray(mask.data[mask.shape[0] // 2]).mean())])
     return Provenance("cryoscan scan", config=config.model_dump(mode="json"), inputs=inputs)
+
+
+def _found_before(folder: Path, provenance: Provenance) -> dict[str, float] | None:
+    """What an earlier run of the same scan found out; anything else in the folder is for `prepare` to refuse."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        same = not Provenance.from_json(manifest["provenance"]).differences(provenance)
+        return {name: float(manifest["planned"][name]) for name in ("contour", "flat")} if same else None
+    except (OSError, ValueError, KeyError, TypeError, CryoscanError):
+        return None
 
 
 def _active(plan: ScanPlan) -> np.ndarray:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryoscan.models.density_tower import TowerConfig
+from cryoscan.models.shape_tower import ShapeTowerConfig
 from cryoscan.provenance import Provenance, write_atomically
 from cryoscan.train.evaluate import TOPS, Outcome
 from cryoscan.train.library import AtomLibrary
@@ -43,14 +44,15 @@ def write_card(
     provenance: Provenance,
     library: AtomLibrary,
     outcomes: Sequence[Outcome],
-    tower: TowerConfig,
+    tower: TowerConfig | ShapeTowerConfig,
 ) -> None:
     """Write the model card: data, settings, seed, results, limits."""
+    kind = "shape" if isinstance(tower, ShapeTowerConfig) else "density"
     splits = [anchor.split for anchor in library.anchors]
     lines = [
         "# Model card",
         "",
-        f"A density tower of cryoscan {provenance.version}, begun {provenance.time}, seed {provenance.seed}.",
+        f"A {kind} tower of cryoscan {provenance.version}, begun {provenance.time}, seed {provenance.seed}.",
         "",
         "## Data",
         "",

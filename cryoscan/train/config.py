@@ -9,6 +9,7 @@ from cryoscan.config import Config
 from cryoscan.errors import ConfigError
 from cryoscan.models.cryosamu import CryoSamuConfig
 from cryoscan.models.density_tower import TowerConfig
+from cryoscan.models.shape_tower import ShapeTowerConfig
 from cryoscan.train.conditions import ViewConfig
 from cryoscan.train.loop import FitSettings
 from cryoscan.train.pairs import PairConfig
@@ -19,13 +20,15 @@ _COARSEST_A = 2.8
 class TrainConfig(Config):
     """Settings of `cryoscan train`."""
 
-    objective: Literal["reconstruct", "contrast", "align", "align_paper"]
+    objective: Literal["reconstruct", "contrast", "classify", "align", "align_paper"]
     """What the tower is trained for."""
+    kind: Literal["density", "shape"] = "density"
+    """A `DensityTower`, or a `ShapeTower`, which does not reconstruct."""
     targets: Literal["prototypes", "invariant"] = "prototypes"
     """What a tower is aligned to: vectors that begin as the invariant features of the clean domains and are
     learned with the tower, or these features as they are. Only for ``align``; ``align_paper`` takes the latter."""
     tower: dict[str, Any] = Field(default_factory=dict)
-    """Sizes of the tower that differ from the defaults of `TowerConfig`."""
+    """Sizes of the tower that differ from the defaults of `TowerConfig` or `ShapeTowerConfig`."""
     start_from: Path | None = None
     """Weights (.safetensors) of an earlier run to begin with; the sizes must be those of `tower`."""
     views: dict[str, Any] = Field(default_factory=dict)
@@ -34,8 +37,11 @@ class TrainConfig(Config):
     """Step until which the share of views as in `views` rises from none to all; the others are clean."""
     batch: int = Field(default=16, ge=2)
     """Views in a step."""
+    steps_seen: int = Field(default=1, ge=1)
+    """Steps in which a view is used: one in so many views of a batch is new, others are from steps before. Drawing
+    views costs more than a small tower."""
     per_type: int = Field(default=1, ge=1)
-    """Views of one type in a row of a batch; ``contrast`` needs more than 1."""
+    """Views of one type in a row of a batch; ``contrast`` and ``classify`` need more than 1."""
     cap: int = Field(default=4, ge=1)
     """A type of n domains is drawn as often as the smaller of n and this many single domains."""
     hidden: float = Field(default=0.1, ge=0, lt=1)
@@ -55,16 +61,22 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.objective == "contrast" and self.per_type < 2:
-            raise ValueError("contrast needs per_type of 2 or more")
+        if self.objective in ("contrast", "classify") and self.per_type < 2:
+            raise ValueError(f"{self.objective} needs per_type of 2 or more")
+        if self.kind == "shape" and (self.objective == "reconstruct" or self.hidden or self.reconstruction):
+            raise ValueError("a shape tower does not reconstruct: set hidden and reconstruction to 0")
         try:
             self.view_config()
-            tower = TowerConfig.from_json(self.tower)
+            tower = self.tower_config()
         except (ConfigError, TypeError) as error:
             raise ValueError(str(error)) from error
         if tower.voxel_size_A > _COARSEST_A:
             raise ValueError(f"validation needs a grid that carries 4.5 Å: voxels of at most {_COARSEST_A} Å")
         return self
+
+    def tower_config(self) -> TowerConfig | ShapeTowerConfig:
+        """The sizes of the tower."""
+        return (ShapeTowerConfig if self.kind == "shape" else TowerConfig).from_json(self.tower)
 
     def view_config(self) -> ViewConfig:
         """The views that are trained on."""

@@ -35,11 +35,12 @@ class Kinship:
                     node = f"{scheme}:{'.'.join(words[: level + 1])}"
                     codes[index, _SCHEMES.index(scheme), level] = numbers.setdefault(node, len(numbers))
         self._codes_DSL = codes
+        self.nodes = len(numbers)
 
     def to(self, device: torch.device | str) -> "Kinship":
         """The same on another device."""
         moved = Kinship(())
-        moved._codes_DSL = self._codes_DSL.to(device)
+        moved._codes_DSL, moved.nodes = self._codes_DSL.to(device), self.nodes
         return moved
 
     def depths(self, anchors_B: Tensor, others_N: Tensor) -> Tensor:
@@ -47,6 +48,21 @@ class Kinship:
         mine, other = self._codes_DSL[anchors_B][:, None], self._codes_DSL[others_N][None]
         shared = ((mine == other) & (mine >= 0)).sum(dim=-1).amax(dim=-1)
         return torch.where(anchors_B[:, None] == others_N[None], ITSELF, shared)
+
+    def members(self, anchors_B: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """The nodes of a level (1 the class … 4 the type) of all classifications, and which of them hold each domain.
+
+        Returns
+        -------
+        nodes : int64 Tensor, `n`
+            Numbers below `nodes`.
+        shares : float Tensor, `b n`
+            Rows sum to 1, or to 0 for domains that no scheme classifies.
+        """
+        codes_DS = self._codes_DSL[:, :, level - 1]
+        nodes_N = torch.unique(codes_DS[codes_DS >= 0])
+        within_BN = (codes_DS[anchors_B][:, :, None] == nodes_N).any(dim=1).to(torch.float32)
+        return nodes_N, within_BN / within_BN.sum(dim=1, keepdim=True).clamp_min(1)
 
     def codes(self, anchors_B: Tensor) -> Tensor:
         """Scheme and nodes in one classification of each domain, int64 `b 5`; CATH before SCOPe.

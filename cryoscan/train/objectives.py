@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cryoscan.models.density_tower import DensityTower
+from cryoscan.models.shape_tower import ShapeTower
 from cryoscan.train.atom_objectives import hierarchical_contrast
-from cryoscan.train.kinship import ITSELF, TYPE, Kinship
+from cryoscan.train.kinship import ITSELF, LEVELS, TYPE, Kinship
 from cryoscan.train.views import Views
 from cryoscan.units import Voxels
 
@@ -28,7 +29,7 @@ class Pupil(nn.Module):
 
     Parameters
     ----------
-    tower : DensityTower
+    tower : DensityTower or ShapeTower
     targets_DK : float tensor, `domains dim`, optional
         For alignment.
     frozen : bool
@@ -36,7 +37,9 @@ class Pupil(nn.Module):
         otherwise both move, and the targets are the prototypes of a classifier.
     """
 
-    def __init__(self, tower: DensityTower, targets_DK: Tensor | None = None, *, frozen: bool = True) -> None:
+    def __init__(
+        self, tower: DensityTower | ShapeTower, targets_DK: Tensor | None = None, *, frozen: bool = True
+    ) -> None:
         super().__init__()
         self.tower = tower
         self.frozen = frozen
@@ -82,6 +85,48 @@ def contrast(
     unit_BK, codes = functional.normalize(z_BK, dim=1), kinship.codes(views.anchors_B)
     loss = hierarchical_contrast(unit_BK, codes, unit_BK, codes, temperature=temperature)
     return loss, {"contrast": loss.item()}
+
+
+def classify(
+    pupil: Pupil,
+    views: Views,
+    rng: torch.Generator,
+    *,
+    kinship: Kinship,
+    temperature: float = 0.0625,
+    contrasting: float = 0.1,
+) -> tuple[Tensor, Numbers]:
+    """Which type and which topology (superfamily) is it, and views of one type together.
+
+    Domains are not told apart from others of their type, so that there is nothing to be learned by heart: what is to be
+    found later are domains that were never seen, of types that were. The loss is the cross entropy of the softmax of
+    cosines to a vector for each type, half of that for each topology, and `contrast`.
+
+    Parameters
+    ----------
+    pupil : Pupil
+        With a target for each node of the classifications, not frozen.
+    views : Views
+        Several of a type (`Sampler.draw` with `per_type`).
+    rng : torch.Generator
+        On the CPU.
+    kinship : Kinship
+    temperature, contrasting : float
+        Of the cosines to nodes and to other views.
+    """
+    z_BK, _ = pupil.tower(views.density_BZYX, reconstruct=False, rng=rng)
+    unit_BK, codes = functional.normalize(z_BK, dim=1), kinship.codes(views.anchors_B)
+    together = hierarchical_contrast(unit_BK, codes, unit_BK, codes, temperature=contrasting)
+    loss, numbers = together, {"contrast": together.item()}
+    targets_NK = functional.normalize(_targets(pupil), dim=1)
+    for level, name, weight in ((LEVELS, "type", 1.0), (LEVELS - 1, "topology", 0.5)):
+        nodes_N, shares_BN = kinship.members(views.anchors_B, level)
+        logits_BN = unit_BK @ targets_NK[nodes_N].T / temperature
+        error = -(torch.log_softmax(logits_BN, dim=1) * shares_BN).sum() / shares_BN.sum().clamp_min(1)
+        right_B = shares_BN.gather(1, logits_BN.argmax(dim=1, keepdim=True)) > 0
+        loss = loss + weight * error
+        numbers |= {name: error.item(), f"{name}_first": right_B.float().mean().item()}
+    return loss, numbers
 
 
 def align_paper(

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from cryoscan.models.checkpoint import load_tower, save_tower
 from cryoscan.models.cleaned import CleanedEmbedder
 from cryoscan.models.density_tower import DensityTower, TowerConfig
 from cryoscan.models.invariant import InvariantEmbedder
+from cryoscan.models.shape_tower import ShapeTower, ShapeTowerConfig, ShapeTowerEmbedder
 from cryoscan.models.tower_embedder import TowerEmbedder
 from cryoscan.provenance import Provenance, fingerprint_arrays, fingerprint_file, write_atomically
 from cryoscan.train import objectives
@@ -24,7 +25,7 @@ from cryoscan.train.conditions import CONDITIONS
 from cryoscan.train.evaluate import Outcome, collapse, evaluate, numbers_of
 from cryoscan.train.kinship import Kinship, Sampler
 from cryoscan.train.library import AtomLibrary
-from cryoscan.train.loop import TrainEvent, fit
+from cryoscan.train.loop import TrainEvent, fit, generator
 from cryoscan.train.objectives import Numbers, Objective, Pupil
 from cryoscan.train.state import CURVES
 from cryoscan.train.views import Views, simulate_views
@@ -40,6 +41,7 @@ LIBRARY, PROVENANCE, WEIGHTS, CARD, PICTURE = (
     "curves.png",
 )
 _WATCHED = ("clean_6A", "missing_30", "neighbours_sphere", "neighbours_molecular_3A", "hard")
+_APART = 5  # steps between those in which a view is used: its neighbours in a batch change
 _SMALL_BANK = 600  # domains that are watched during a run: a validation takes seconds, not minutes
 
 
@@ -102,7 +104,7 @@ def train(
     events = fit(
         pupil,
         objective_of(config, kinship),
-        functools.partial(draw_views, config, Sampler(library, cap=config.cap), library),
+        SeenAgain(config, library),
         config.fit_settings(),
         folder,
         validate=functools.partial(_watch, config, library, device),
@@ -123,7 +125,8 @@ def build_pupil(config: "TrainConfig", library: AtomLibrary) -> Pupil:
     """A tower with its first weights, and targets if the objective has any."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        tower = DensityTower(TowerConfig.from_json(config.tower))
+        sizes = config.tower_config()
+        tower = ShapeTower(sizes) if isinstance(sizes, ShapeTowerConfig) else DensityTower(sizes)
     if config.start_from is not None:
         before = load_tower(config.start_from)
         if before.config != tower.config:
@@ -135,6 +138,10 @@ def build_pupil(config: "TrainConfig", library: AtomLibrary) -> Pupil:
         tower.load_state_dict(before.state_dict())
     if config.objective in ("reconstruct", "contrast"):
         return Pupil(tower)
+    if config.objective == "classify":
+        rng = torch.Generator().manual_seed(config.seed)
+        nodes = Kinship(library.anchors).nodes
+        return Pupil(tower, 0.05 * torch.randn(nodes, sizes.dim, generator=rng), frozen=False)
     targets_DK = invariant_targets(library, tower.config)
     return Pupil(tower, targets_DK, frozen=config.objective == "align_paper" or config.targets == "invariant")
 
@@ -146,6 +153,8 @@ def objective_of(config: "TrainConfig", kinship: Kinship) -> Objective:
             return functools.partial(objectives.reconstruct, hidden=config.hidden)
         case "contrast":
             return functools.partial(objectives.contrast, kinship=kinship, temperature=config.temperature)
+        case "classify":
+            return functools.partial(objectives.classify, kinship=kinship, temperature=config.temperature)
         case "align_paper":
             return functools.partial(objectives.align_paper, kinship=kinship)
     return functools.partial(
@@ -157,26 +166,50 @@ def objective_of(config: "TrainConfig", kinship: Kinship) -> Objective:
     )
 
 
+class SeenAgain:
+    """Draws the views of a step: new ones, and those of some steps before; which, the number of the step says.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    library : AtomLibrary
+    """
+
+    def __init__(self, config: "TrainConfig", library: AtomLibrary) -> None:
+        self._config, self._library, self._sampler = config, library, Sampler(library, cap=config.cap)
+        self._kept: dict[int, Views] = {}
+
+    def __call__(self, step: int, rng: torch.Generator) -> Views:
+        """The views of a step; `rng` is that of the step."""
+        steps = [step - _APART * back for back in range(self._config.steps_seen) if step >= _APART * back]
+        for one in steps:
+            if one not in self._kept:  # new, or the run has just gone on
+                own = rng if one == step else generator(self._config.seed, one, 0, device=rng.device)
+                self._kept[one] = draw_views(self._config, self._sampler, self._library, one, own)
+        self._kept = {one: views for one, views in self._kept.items() if one > step - _APART * self._config.steps_seen}
+        return _together([self._kept[one] for one in steps])
+
+
 def draw_views(config: "TrainConfig", sampler: Sampler, library: AtomLibrary, step: int, rng: torch.Generator) -> Views:
-    """The views of a step: at first clean ones, then more and more as they are to be."""
-    anchors = sampler.draw(config.batch, per_type=config.per_type, rng=rng)
-    spoilt = config.batch
+    """The new views of a step: at first clean ones, then more and more as they are to be."""
+    count = max(1, config.batch // config.steps_seen)
+    anchors = sampler.draw(count, per_type=config.per_type, rng=rng)
+    spoilt = count
     if step < config.clean_until:
-        spoilt = round(config.batch * step / config.clean_until)
-    tower = TowerConfig.from_json(config.tower)
+        spoilt = round(count * step / config.clean_until)
+    tower = config.tower_config()
     simulate = functools.partial(simulate_views, library, rng=rng, window=tower.window, voxel_size=tower.voxel_size_A)
     views = config.view_config()
-    if spoilt == config.batch:
+    if spoilt == count:
         return simulate(anchors, config=views)
     clean = replace(CONDITIONS["clean_4.5-10A"], resolution_A=views.resolution_A)
     parts = [simulate(anchors[spoilt:], config=clean)]
     if spoilt:
         parts.append(simulate(anchors[:spoilt], config=views))
-    names = Views.__dataclass_fields__
-    return Views(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+    return _together(parts)
 
 
-def invariant_targets(library: AtomLibrary, tower: TowerConfig, *, seed: int = 0) -> torch.Tensor:
+def invariant_targets(library: AtomLibrary, tower: TowerConfig | ShapeTowerConfig, *, seed: int = 0) -> torch.Tensor:
     """Vectors of all domains from the invariant features of clean views at 6 Å, `domains dim`, of unit length.
 
     The features are turned to their principal axes about their mean, and the first are taken
@@ -210,14 +243,23 @@ def embedders_of(config: "TrainConfig", pupil: Pupil, device: str) -> dict[str, 
     found: dict[str, Embedder] = {}
     if tower.config.window == InvariantEmbedder.window:
         found["invariant"] = InvariantEmbedder(tower.config.voxel_size_A, device=device)
-        if config.objective in ("reconstruct", "align"):
+        if config.objective in ("reconstruct", "align") and isinstance(tower, DensityTower):
             found["cleaned"] = CleanedEmbedder(tower, device=device)
     if config.objective != "reconstruct":
-        found["tower"] = TowerEmbedder(tower, device=device)
+        found["tower"] = (
+            ShapeTowerEmbedder(tower, device=device)
+            if isinstance(tower, ShapeTower)
+            else TowerEmbedder(tower, device=device)
+        )
     return found
 
 
 # ---------------------------------------------------------------- private
+
+
+def _together(parts: Sequence[Views]) -> Views:
+    names = Views.__dataclass_fields__
+    return Views(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 def _watch(config: "TrainConfig", library: AtomLibrary, device: str, pupil: Pupil) -> Numbers:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cryoscan.errors import GeometryError
-from cryoscan.models import DensityTower, TowerConfig, TowerEmbedder
+from cryoscan.models import DensityTower, TowerConfig, TowerEmbedder, fastest_precision, tower_embedder
 
 SMALL = TowerConfig(window=16, dim=24, channels=6, attention_window=3, head_channels=5, pool_sigma=3.0)
 BOX = (61, 67, 73)
@@ -115,6 +115,44 @@ def test_threads_change_nothing(embedder: TowerEmbedder, threads: int, monkeypat
     assert other.fingerprint == embedder.fingerprint
     volume = scene((16 + 2 * embedder.halo + 4 * 7,) * 3)
     assert np.abs(other.embed_dense(volume, stride=4) - embedder.embed_dense(volume, stride=4)).max() < 1e-4
+
+
+def test_sixteen_bits_say_the_same(embedder: TowerEmbedder) -> None:
+    volume = scene((16 + 2 * embedder.halo + 20,) * 3)
+    half = TowerEmbedder(calibrated(SMALL), threads=1, precision=torch.bfloat16)
+    exact, rough = embedder.embed_dense(volume, stride=4), half.embed_dense(volume, stride=4)
+    assert half.fingerprint == embedder.fingerprint
+    assert np.abs(exact - rough).max() > 1e-5  # it is not 32 bits in disguise
+    assert (exact * rough).sum(axis=-1).min() > 0.99
+    windows = volume[None, :16, :16, :16]
+    assert (embedder.embed(windows) * half.embed(windows)).sum() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("seconds", "error", "taken"),
+    [
+        ({torch.float16: 0.5, torch.bfloat16: 0.4}, {}, torch.bfloat16),
+        ({torch.float16: 0.5, torch.bfloat16: 0.4}, {torch.bfloat16: 0.1}, torch.float16),
+        ({torch.float16: 0.5, torch.bfloat16: 2.0}, {torch.float16: np.nan}, torch.float32),
+        ({torch.float16: 1.5, torch.bfloat16: 2.0}, {}, torch.float32),
+    ],
+)
+def test_sixteen_bits_are_taken_where_they_are_faster_and_right(
+    embedder: TowerEmbedder,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: dict[torch.dtype, float],
+    error: dict[torch.dtype, float],
+    taken: torch.dtype,
+) -> None:
+    exact = np.random.default_rng(0).normal(size=(4, 5, 6, 24)).astype(np.float32)
+    exact[0, 0] = 0
+
+    def timed(tried: TowerEmbedder, *_: object) -> tuple[np.ndarray, float]:
+        wrong = error.get(tried.precision, 0.0) * np.random.default_rng(1).normal(size=exact.shape)
+        return exact + wrong, seconds.get(tried.precision, 1.0)
+
+    monkeypatch.setattr(tower_embedder, "_timed", timed)
+    assert fastest_precision(embedder, np.zeros((4, 4, 4)), stride=4).precision == taken
 
 
 def test_contrast_does_not_matter(embedder: TowerEmbedder) -> None:

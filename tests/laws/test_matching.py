@@ -16,6 +16,7 @@ from cryoscan.errors import FormatError
 from cryoscan.models import InvariantEmbedder, ShapeEmbedder
 from cryoscan.models.harmonics import DEGREES, blur_matrices, harmonics, rotation_table
 from cryoscan.models.matching import Matcher
+from cryoscan.models.refinement import refine
 from cryoscan.models.shape import Shapes, envelope
 
 EDGE = 32
@@ -116,9 +117,29 @@ def test_a_turned_and_shifted_shape_finds_itself(shapes: Shapes, seed: int) -> N
     queries = ShapeEmbedder(contour=0.0).embed(np.stack([density(points) for points in moved]))
     found = matcher.similarities(queries)
     assert found.argmax(axis=1).tolist() == list(range(N))
-    assert np.diag(found).min() > 0.9
+    assert np.diag(found).min() > 0.97
     assert found.max() <= 1 + 1e-5
     assert np.diag(queries @ shapes.densities(0.0).T).mean() < 0.8  # as they lie they are not alike
+
+
+@pytest.mark.parametrize("angle", [5.0, 14.0])
+def test_refining_finds_the_rotation_and_the_shift(angle: float) -> None:
+    rng = np.random.default_rng(int(angle))
+    turns = Rotation.random(N, random_state=3)
+    axes = rng.normal(size=(N, 3))
+    errors = Rotation.from_rotvec(np.radians(angle) * axes / np.linalg.norm(axes, axis=1, keepdims=True))
+    shifts = 0.45 * np.array([(-1) ** np.arange(N), np.ones(N), np.arange(N) % 3 - 1]).T
+    wrong = [density(p @ turn.T) for p, turn in zip(MOLECULES, (errors * turns).as_matrix(), strict=True)]
+    t_NHK = harmonics().expand(torch.from_numpy(np.stack(wrong)))
+    t_NHK = t_NHK / t_NHK.flatten(1).norm(dim=1)[:, None, None]
+    for i, (points, turn, shift) in enumerate(zip(MOLECULES, turns.as_matrix(), shifts, strict=True)):
+        q_SHK = harmonics().expand(torch.from_numpy(density(points @ turn.T + shift)[None]))
+        q_SHK = q_SHK / q_SHK.norm()
+        before = float((q_SHK * t_NHK[i]).sum())
+        near = [t_NHK[i : i + 1, l * l : (l + 1) ** 2].permute(1, 2, 0) for l in range(DEGREES)]
+        found = float(refine(q_SHK, near, torch.zeros(1, dtype=torch.int64)))
+        assert 0.98 < found <= 1.0 + 1e-5
+        assert before < found - 0.01
 
 
 def test_few_that_are_compared_finely_come_before_all_others(shapes: Shapes) -> None:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import zarr
 
+import cryoscan.scan.plan
 from cryoscan import Volume
 from cryoscan.datedb import DateDB
 from cryoscan.errors import ExistingOutputError, FormatError, GeometryError, MismatchError, MissingFileError
 from cryoscan.io import VolumeFile, open_volume, write_volume
-from cryoscan.scan import ScanConfig, ScanFinished, ScanResult, TileDone, open_scan, plan_scan, run_scan
+from cryoscan.scan import ScanConfig, ScanFinished, ScanPlan, ScanResult, TileDone, open_scan, plan_scan, run_scan
 from cryoscan.testing import ToyEmbedder, crowded_volume, toy_datedb
 
 Scene = tuple[Volume, list[tuple[str, tuple[float, float, float]]]]
@@ -207,6 +208,25 @@ def test_a_killed_scan_continues_and_equals_an_uninterrupted_one(
     assert [event.done for event in rest if isinstance(event, TileDone)] == list(range(3, total + 1))
     one, two = arrays(tmp_path / "whole.scan"), arrays(tmp_path / "part.scan")
     assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_what_planning_found_out_is_taken_over_by_the_same_scan_alone(
+    scene: Scene, db: DateDB, embedder: ToyEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, _ = scene
+    path = tmp_path / "a.scan"
+
+    def plan(**settings: object) -> ScanPlan:
+        config = ScanConfig.build(**{"stride_voxels": 2, "candidates": 2, "contour": None, **settings})
+        return plan_scan(volume, datedb=db, embedder=embedder, config=config, folder=path)
+
+    first = plan()
+    list(islice(run_scan(first, path), 1))
+    monkeypatch.setattr(cryoscan.scan.plan, "contour_level", lambda _: 123.0)
+    assert (plan().contour, plan().flat) == (first.contour, first.flat)
+    assert plan(stride_voxels=3).contour == 123.0
+    (path / "manifest.json").write_text("{}")
+    assert plan().contour == 123.0
 
 
 def test_a_tile_without_its_marker_is_computed_again(

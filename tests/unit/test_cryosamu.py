@@ -215,7 +215,7 @@ def test_a_network_comes_back_as_it_was_and_half_precision_nearly_so(tmp_path, i
 def test_files_of_another_kind_and_damaged_ones_are_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     save_enhancer(awake(), path, provenance=Provenance("test"))
-    with pytest.raises(FormatError, match="density tower"):
+    with pytest.raises(FormatError, match="density tower or shape tower"):
         load_tower(path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(FormatError, match="whole"):

@@ -1,0 +1,181 @@
+"""From the best rotation of a grid to the best of all: how well densities fit once they may turn and move freely.
+
+With a density's harmonics t, its rotation by a small vector w is exp(w·J) t, where J_x, J_y, J_z are
+antisymmetric matrices that do not mix degrees; and a small shift s of the other density's harmonics q is, to second
+order, q + s·T q + ½ (s·T)² q. So the correlation
+
+    f(w, s) = <q(s), exp(w·J) R t>
+
+has gradients and second derivatives that are scalar products of a few vectors, and Newton's method finds the
+nearest maximum in a few steps.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from cryoscan.models.harmonics import DEGREES, SHELLS, harmonics, rotation_table
+
+_STEPS = (7, 5, 4)
+"""Terms of the exponential for each step: a rotation by .25 needs 7 at the last degree, and later steps are short."""
+_FARTHEST = 0.25  # radians that a step may turn
+_REACH = 0.7  # voxels that a density may move in all; the series in s ends at the second order
+_FLATTEST = 0.05  # least curvature, as a share of the largest: no long steps along flat directions
+_PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+_SQUARE = ((0, 1, 2), (1, 3, 4), (2, 4, 5))
+"""Where the pairs lie in a matrix."""
+_SHIFTED = 10
+"""q, its three first and six second derivatives along shifts."""
+
+
+def refine(q_SHK: Tensor, t_LMKN: Sequence[Tensor], shift_N: Tensor) -> Tensor:
+    """Largest correlations near where densities already fit roughly, `n`.
+
+    Parameters
+    ----------
+    q_SHK : Tensor, `s lm k`
+        Harmonics of a density about several middles.
+    t_LMKN : sequence of Tensor
+        Harmonics of n other densities, turned until they fit, for each degree: `2l+1 k n`.
+    shift_N : int64 Tensor, `n`
+        The middle, of `q_SHK`, about which each fits.
+    """
+    found = shift_N.new_zeros(len(shift_N), dtype=q_SHK.dtype)
+    for shift in torch.unique(shift_N).tolist():
+        mine = torch.nonzero(shift_N == shift)[:, 0]
+        found[mine] = _refined(q_SHK[shift], [t_MKN.index_select(2, mine) for t_MKN in t_LMKN])
+    return found
+
+
+def _refined(q_HK: Tensor, x_LMKN: list[Tensor]) -> Tensor:
+    """Newton's method in all six dimensions, for n densities at once."""
+    generators_LAMM = _generators(str(q_HK.device))
+    q_LVMK = _with_derivatives(q_HK, generators_LAMM)
+    n = x_LMKN[0].shape[-1]
+    s_NI, best_N = q_HK.new_zeros(n, 3), q_HK.new_full((n,), -1.0)
+    for terms in (*_STEPS, 0):
+        # products of (q, J_a q) and their derivatives along shifts with (x, J_b x)
+        both_LMKAN = [
+            torch.cat([x_MKN[:, :, None], _generated(j_AMM, x_MKN)], dim=2)
+            for j_AMM, x_MKN in zip(generators_LAMM, x_LMKN, strict=True)
+        ]
+        products = sum(
+            q_VMK.flatten(1) @ both.flatten(0, 1).flatten(1) for q_VMK, both in zip(q_LVMK, both_LMKAN, strict=True)
+        ).reshape(4, _SHIFTED, 4, n)  # type: ignore[union-attr]
+        value_NV, slope_NIV = _taylor(s_NI)
+        f_N = torch.einsum("nv,vn->n", value_NV, products[0, :, 0])
+        best_N = torch.maximum(best_N, f_N.clamp_max(1))  # the series is no mere shift: 1.001 happens
+        if not terms:
+            break
+        along_s = products[0, :, 0]
+        turn_NAB = -torch.einsum("nv,bvan->nab", value_NV, products[1:, :, 1:])  # <q, J_a J_b x> = -<J_a q, J_b x>
+        mixed_NIA = torch.einsum("niv,van->nia", slope_NIV, products[0, :, 1:])
+        shift_NIJ = along_s[4:].T[:, _SQUARE]
+        gradient_NG = torch.cat(
+            [
+                torch.einsum("nv,van->na", value_NV, products[0, :, 1:]),
+                torch.einsum("niv,vn->ni", slope_NIV, along_s),
+            ],
+            dim=1,
+        )
+        upper, lower = torch.cat([(turn_NAB + turn_NAB.mT) / 2, mixed_NIA.mT], 2), torch.cat([mixed_NIA, shift_NIJ], 2)
+        move_NG = _uphill(gradient_NG, torch.cat([upper, lower], dim=1))
+        w_NA, length_N1 = move_NG[:, :3], torch.linalg.vector_norm(move_NG[:, :3], dim=1, keepdim=True)
+        x_LMKN = _rotated(x_LMKN, w_NA * (_FARTHEST / length_N1.clamp_min(_FARTHEST)), generators_LAMM, terms=terms)
+        s_NI = (s_NI + move_NG[:, 3:]).clamp(-_REACH, _REACH)
+    return best_N
+
+
+def _uphill(gradient_NG: Tensor, curvature_NGG: Tensor) -> Tensor:
+    """Newton's step; along directions that do not curve downwards a short step uphill."""
+    values_NG, vectors_NGG = torch.linalg.eigh(curvature_NGG.double())
+    least_N1 = _FLATTEST * values_NG.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)
+    along_NG = torch.einsum("ngh,ng->nh", vectors_NGG, gradient_NG.double())
+    return torch.einsum("ngh,nh->ng", vectors_NGG, along_NG / torch.maximum(-values_NG, least_N1)).to(gradient_NG.dtype)
+
+
+def _rotated(x_LMKN: list[Tensor], w_NA: Tensor, generators_LAMM: Sequence[Tensor], *, terms: int) -> list[Tensor]:
+    """exp(w·J) x by its series."""
+    turned = []
+    for j_AMM, x_MKN in zip(generators_LAMM, x_LMKN, strict=True):
+        term_MKN, sum_MKN = x_MKN, x_MKN
+        for power in range(1, terms + 1):
+            term_MKN = (_generated(j_AMM, term_MKN) * (w_NA.T / power)).sum(dim=2)
+            sum_MKN = sum_MKN + term_MKN
+        turned.append(sum_MKN)
+    return turned
+
+
+def _generated(j_AMM: Tensor, x_MKN: Tensor) -> Tensor:
+    """J_a x for all three axes, `m k a n`."""
+    m, k, n = x_MKN.shape
+    return (j_AMM.reshape(-1, m) @ x_MKN.reshape(m, -1)).reshape(3, m, k, n).permute(1, 2, 0, 3)
+
+
+def _with_derivatives(q_HK: Tensor, generators_LAMM: Sequence[Tensor]) -> list[Tensor]:
+    """q, J_x q, J_y q, J_z q, each with its derivatives along shifts: for each degree `4·10 m k`."""
+    first, second = _shift_derivatives(str(q_HK.device))
+    flat_D = q_HK.flatten()
+    q_VHK = torch.cat([flat_D[None], first @ flat_D, second @ flat_D]).reshape(_SHIFTED, *q_HK.shape)
+    parts = []
+    for l, j_AMM in enumerate(generators_LAMM):
+        q_VMK = q_VHK[:, l * l : (l + 1) ** 2]
+        parts.append(torch.cat([q_VMK, *(j_MM @ q_VMK for j_MM in j_AMM)]))
+    return parts
+
+
+def _taylor(s_NI: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of q and its derivatives in q(s), `n 10`, and their derivatives along s, `n 3 10`."""
+    value_NV, slope_NIV = s_NI.new_ones(len(s_NI), _SHIFTED), s_NI.new_zeros(len(s_NI), 3, _SHIFTED)
+    value_NV[:, 1:4] = s_NI
+    for i in range(3):
+        slope_NIV[:, i, 1 + i] = 1
+    for place, (i, j) in enumerate(_PAIRS, start=4):
+        value_NV[:, place] = s_NI[:, i] * s_NI[:, j] * (0.5 if i == j else 1.0)
+        slope_NIV[:, i, place] = s_NI[:, j]
+        slope_NIV[:, j, place] = s_NI[:, i]
+    return value_NV, slope_NIV
+
+
+# ---------------------------------------------------------------- matrices
+
+
+@functools.lru_cache(maxsize=4)
+def _generators(device: str) -> tuple[Tensor, ...]:
+    """J about z, y and x for each degree, `3 m m`: the derivatives of D_l where nothing is turned."""
+    h = 0.05  # radians; the error of the five-point formula is that of float32
+    turns = [h * k * np.eye(3)[axis] for axis in range(3) for k in (1, -1, 2, -2)]
+    table = rotation_table(Rotation.from_rotvec(turns).as_matrix(), DEGREES).astype(np.float64).reshape(3, 4, -1)
+    slopes = (8 * (table[:, 0] - table[:, 1]) - (table[:, 2] - table[:, 3])) / (12 * h)
+    parts, first = [], 0
+    for l in range(DEGREES):
+        m = 2 * l + 1
+        j_AMM = slopes[:, first : first + m * m].reshape(3, m, m)
+        parts.append(torch.from_numpy((j_AMM - j_AMM.transpose(0, 2, 1)) / 2).to(device, torch.float32))
+        first += m * m
+    return tuple(parts)
+
+
+@functools.lru_cache(maxsize=4)
+def _shift_derivatives(device: str) -> tuple[Tensor, Tensor]:
+    """What shifts by a small vector do to coefficients: first and second derivatives, `3 d d` and `6 d d`."""
+    basis = harmonics()
+    dim = DEGREES**2 * SHELLS
+    spectra = torch.fft.rfftn(basis.synthesise(torch.eye(dim).reshape(dim, DEGREES**2, SHELLS)), dim=(1, 2, 3))
+    edge = spectra.shape[1]
+    waves = [torch.fft.fftfreq(edge)[:, None, None], torch.fft.fftfreq(edge)[:, None], torch.fft.rfftfreq(edge)]
+
+    def derivative(*axes: int) -> Tensor:
+        factor = torch.ones((), dtype=torch.complex64)
+        for axis in axes:
+            factor = factor * (-2j * np.pi * waves[axis])
+        moved = torch.fft.irfftn(spectra * factor, s=(edge,) * 3, dim=(1, 2, 3))
+        return basis.expand(moved).reshape(dim, dim).T.contiguous()
+
+    first = torch.stack([derivative(axis) for axis in range(3)])
+    second = torch.stack([derivative(*pair) for pair in _PAIRS])
+    return first.to(device), second.to(device)
