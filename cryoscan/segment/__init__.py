@@ -23,6 +23,7 @@ from cryoscan.segment.regions import (
     region_from_sphere,
     region_from_structure,
     soft_mask,
+    split_region,
 )
 from cryoscan.segment.segger import STEPS, GroupingTree, best_disjoint, group_regions, grouping_step, segment_map
 from cryoscan.segment.watershed import contour_level, watershed
@@ -44,5 +45,6 @@ __all__ = [
     "region_from_structure",
     "segment_map",
     "soft_mask",
+    "split_region",
     "watershed",
 ]

@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from skimage import segmentation
 
 from cryoscan.errors import GeometryError, MismatchError
 from cryoscan.labels import LabelMap
@@ -94,6 +95,45 @@ def component_at(data: np.ndarray, *, threshold: float, index: npt.ArrayLike) ->
     components, _ = ndimage.label(np.asarray(data) > threshold, EVERY_NEIGHBOUR)
     mask: np.ndarray = components == components[z, y, x]
     return mask
+
+
+def split_region(data: np.ndarray, mask: np.ndarray, seeds: npt.ArrayLike) -> np.ndarray:
+    """Split a region along the thinnest density between some of its voxels.
+
+    Parameters
+    ----------
+    data : float array, `z y x`
+        Protein positive.
+    mask : bool array, `z y x`
+        The region.
+    seeds : int array, `n 3`
+        A voxel in each part, z, y, x; at least two.
+
+    Returns
+    -------
+    int32 array, `z y x`
+        Part of each voxel of the region, 1 … n in the order of the seeds; 0 outside.
+
+    Raises
+    ------
+    GeometryError
+        If there are fewer than two seeds in different voxels of the region.
+    """
+    places = np.unique(np.rint(np.asarray(seeds, np.float64)).astype(int).reshape(-1, 3), axis=0, return_index=True)[1]
+    chosen = np.rint(np.asarray(seeds, np.float64)).astype(int).reshape(-1, 3)[np.sort(places)]
+    inside = ((chosen >= 0) & (chosen < mask.shape)).all(axis=1)
+    chosen = chosen[inside]
+    chosen = chosen[mask[tuple(chosen.T)]]
+    if len(chosen) < 2:
+        raise GeometryError(
+            "expected at least two places inside the region, one in each part",
+            got=str(len(chosen)),
+            hint="Put a point into each of the parts that are to be told apart.",
+        )
+    markers = np.zeros(mask.shape, np.int32)
+    markers[tuple(chosen.T)] = np.arange(1, len(chosen) + 1)
+    parts = segmentation.watershed(-np.asarray(data, np.float32), markers, mask=mask, connectivity=EVERY_NEIGHBOUR)
+    return np.asarray(parts, np.int32)
 
 
 def soft_mask(mask: np.ndarray, *, voxel_size: Angstrom, width: Angstrom) -> np.ndarray:
