@@ -29,6 +29,7 @@ from cryoscan.scan.config import ScanConfig, TypeThresholds
 from cryoscan.scan.engine import ScanEvent, ScanFinished, ShardDone, TileDone, run_scan
 from cryoscan.scan.executors import Executor, InProcess, local_workers, scheduler_workers
 from cryoscan.scan.finish import LabelsPainted, PlacesNamed, hits_so_far
+from cryoscan.scan.folder import discard_unfinished
 from cryoscan.scan.found import FoundPlaces, read_found
 from cryoscan.scan.journal import (
     Change,
@@ -42,7 +43,7 @@ from cryoscan.scan.journal import (
 from cryoscan.scan.plan import ScanPlan, Speed, plan_scan
 from cryoscan.scan.relabel import relabel
 from cryoscan.scan.result import ScanResult, open_scan
-from cryoscan.scan.review import likeness, paint_places, place_numbers
+from cryoscan.scan.review import likeness, paint_places, place_numbers, project
 
 __all__ = [
     "Change",
@@ -65,6 +66,7 @@ __all__ = [
     "corrected",
     "corrected_labels",
     "corrected_result",
+    "discard_unfinished",
     "hits_so_far",
     "likeness",
     "local_workers",
@@ -72,6 +74,7 @@ __all__ = [
     "paint_places",
     "place_numbers",
     "plan_scan",
+    "project",
     "read_found",
     "relabel",
     "run_scan",

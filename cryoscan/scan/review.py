@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import zarr
 
 from cryoscan.datedb import DateDB
 from cryoscan.embedding import Embedder, unit_rows
-from cryoscan.errors import FormatError
-from cryoscan.io import create_zarr, open_labels, open_zarr_array
+from cryoscan.errors import ConfigError, FormatError
+from cryoscan.io import build_pyramid, create_zarr, open_labels, open_zarr_array
 from cryoscan.io.replacing import replacing
 from cryoscan.scan.finish import LabelsPainted, chunk_of, paint_regions, shard_of, touched_blocks
 from cryoscan.scan.folder import all_reports
@@ -66,6 +67,7 @@ def paint_places(result: ScanResult, *, datedb: DateDB, embedder: Embedder) -> I
             chunks=chunk_of(shards),
             shards=shards,
             classes={},
+            pyramid=True,
         )
         blocks = Tiling(plan.volume.shape, shards)
         touched = touched_blocks(plan, table, blocks)
@@ -73,6 +75,7 @@ def paint_places(result: ScanResult, *, datedb: DateDB, embedder: Embedder) -> I
             _, numbers = paint_regions(plan, result.path, blocks.box(number), table)
             open_zarr_array(beside, writable=True)[blocks.box(number)] = numbers
             yield LabelsPainted(done, len(touched), 0.0, stage="blocks of regions painted")
+        build_pyramid(beside, average=False)
         zarr.open_group(beside, mode="r+").attrs["places"] = found.digest
 
 
@@ -101,6 +104,48 @@ def likeness(result: ScanResult, queries: Sequence[int], *, datedb: DateDB, embe
 
     matcher = Matcher(vectors, np.zeros_like(vectors), device=str(embedder.device))  # envelopes are not asked for
     return matcher.similarities(vectors[list(queries)])
+
+
+def project(similarity: np.ndarray, *, method: Literal["pca", "umap"] = "pca") -> np.ndarray:
+    """Things in a plane where those that are alike lie close together.
+
+    Parameters
+    ----------
+    similarity : float array, `n n`
+        Of each to each, e.g. from `likeness`.
+    method : {"pca", "umap"}
+        The two largest principal components of the centred similarities (kernel PCA; Schölkopf et al. 1998), or
+        UMAP, where the package umap-learn is installed.
+
+    Returns
+    -------
+    float array, `n 2`
+
+    Raises
+    ------
+    ConfigError
+        If UMAP is asked for and not there.
+    """
+    both = (similarity + similarity.T) / 2
+    if len(both) < 3:
+        return np.stack([np.arange(len(both), dtype=np.float64), np.zeros(len(both))], axis=1)
+    if method == "umap":
+        try:
+            from umap import UMAP
+        except ImportError as error:
+            raise ConfigError(
+                "expected the package umap-learn for UMAP",
+                got="an installation without it",
+                hint="Install it (pip install umap-learn), or use PCA.",
+            ) from error
+        neighbours = min(15, len(both) - 1)
+        fit = UMAP(metric="precomputed", n_neighbors=neighbours, random_state=0, init="random")
+        return np.asarray(fit.fit_transform(np.clip(1 - both, 0, None)), np.float64)
+    centred = both - both.mean(axis=0) - both.mean(axis=1)[:, None] + both.mean()
+    values, vectors = np.linalg.eigh(centred)
+    plane = vectors[:, [-1, -2]] * np.sqrt(np.clip(values[[-1, -2]], 0, None))
+    signs = np.sign(plane[np.abs(plane).argmax(axis=0), [0, 1]])  # an axis has no direction of its own
+    return np.asarray(plane * np.where(signs == 0, 1, signs))
 
 
 def _vectors(plan: ScanPlan, path: Path, found: FoundPlaces) -> np.ndarray:

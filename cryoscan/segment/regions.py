@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 from skimage import segmentation
+from skimage.draw import polygon2mask
 
 from cryoscan.errors import GeometryError, MismatchError
 from cryoscan.labels import LabelMap
@@ -53,6 +54,40 @@ def region_from_structure(volume: Volume, positions: np.ndarray, *, radius: Angs
         If no voxel is near an atom: structure and map do not share a coordinate system.
     """
     return _balls(volume, np.asarray(positions, np.float64), radius, what="atoms")
+
+
+def region_from_outline(
+    volume: Volume, outline: npt.ArrayLike, *, z: tuple[Angstrom, Angstrom] | None = None
+) -> np.ndarray:
+    """Voxels inside an outline that was drawn in a plane, over all planes or some, `z y x` bool.
+
+    Parameters
+    ----------
+    volume : Volume
+        Whose grid the mask has.
+    outline : float array, `n 2`
+        Corners, y and x in Å.
+    z : (first, last) in Å, optional
+        Planes whose centres lie between.
+
+    Raises
+    ------
+    GeometryError
+        If no voxel is inside.
+    """
+    corners = (np.asarray(outline, np.float64) - volume.origin[1:]) / volume.voxel_size
+    mask = np.zeros(volume.shape, bool)
+    inside = polygon2mask(volume.shape[1:], corners)
+    planes = volume.origin[0] + np.arange(volume.shape[0]) * volume.voxel_size
+    taken = np.ones(len(planes), bool) if z is None else (planes >= z[0]) & (planes <= z[1])
+    mask[taken] = inside
+    if not mask.any():
+        raise GeometryError(
+            "expected an outline with voxels of the volume inside",
+            got="none",
+            hint="Draw it on the volume, larger than a voxel.",
+        )
+    return mask
 
 
 def region_from_labels(volume: Volume, label_map: LabelMap, label: int) -> np.ndarray:
