@@ -1,4 +1,4 @@
-""" "What is this?": ranked candidates for a place, their densities beside it, and where more of it is."""
+"""What is this: ranked candidates for a place, their densities beside it, and where more of it is."""
 
 from typing import Any
 

@@ -94,11 +94,8 @@ class CorrectWidget(Panel):
         else:
             self.selected.setText(f"{len(chosen)} hits are selected." if chosen else "No hit is selected.")
             fill(self.alternatives, ())
-        lines = [
-            (c.number, c.what, _about(c), c.who, c.time[:19].replace("T", " "))
-            for c in reversed(review.journal.changes)
-        ]
-        fill(self.journal, lines)
+        newest = reversed(review.journal.changes)
+        fill(self.journal, ((c.number, c.what, _about(c), c.who, c.time[:19].replace("T", " ")) for c in newest))
 
     def _rename(self) -> None:
         review, row = self.controller.review, self.alternatives.currentRow()

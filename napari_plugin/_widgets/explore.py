@@ -71,6 +71,5 @@ class ExploreWidget(Panel):
         hits = self.controller.review.places.hits if self._places else None
         if hits is not None and numbers:
             types = {f"{hits.types[self._places[n]]} {hits.names[self._places[n]]}" for n in numbers}
-            self.said.setText(
-                f"{len(numbers)} hits selected: {', '.join(sorted(types)[:4])}{' …' if len(types) > 4 else ''}"
-            )
+            more = " …" if len(types) > 4 else ""
+            self.said.setText(f"{len(numbers)} hits selected: {', '.join(sorted(types)[:4])}{more}")

@@ -61,9 +61,8 @@ class Histogram(QWidget):
         for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
             x0, x1 = (width * (edge - low) / (high - low) for edge in (left, right))
             tall = height * count / top
-            painter.fillRect(
-                QRectF(x0, height - tall, x1 - x0 - 1, tall), accent if right > self._line else ink.darker(170)
-            )
+            shade = accent if right > self._line else ink.darker(170)
+            painter.fillRect(QRectF(x0, height - tall, x1 - x0 - 1, tall), shade)
         x = width * (self._line - low) / (high - low)
         painter.setPen(QPen(ink, 2))
         painter.drawLine(int(x), 0, int(x), height)

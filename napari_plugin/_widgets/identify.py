@@ -76,7 +76,8 @@ class IdentifyWidget(Panel):
         self._settled.timeout.connect(self.doing(self._segment))
         self.threshold.valueChanged.connect(self._on_changed)
         self.steps.valueChanged.connect(self._on_changed)
-        self._live, self._answer = False, None
+        self._live = False
+        self._answer: Identification | None = None
         asking = self.controller.asking
         self.hear(asking.segmented, self._show_segments)
         self.hear(asking.progressed, self._show_progress)
@@ -93,9 +94,7 @@ class IdentifyWidget(Panel):
     def _identify(self) -> None:
         layer, file = self.region.layer, self._file()
         if layer is None:
-            raise ConfigError(
-                "expected a region", got="none", hint="Choose labels, or draw an outline in a shapes layer."
-            )
+            raise ConfigError("expected a region", got="none", hint="Choose labels, or an outline in a shapes layer.")
         volume = file.open()
         if type(layer).__name__ == "Labels":
             box, mask = region_of_labels(layer, self.label.value(), volume)
@@ -154,9 +153,8 @@ class IdentifyWidget(Panel):
         for region in answer.regions:
             best = region.candidates[0] if region.candidates else None
             name = "unknown" if region.verdict == "unknown" or best is None else best.name
-            rows.append(
-                (region.id, round(region.mass_kDa), best.type if best else "", name, best.cosine if best else 0.0)
-            )
+            type_, cosine = (best.type, best.cosine) if best else ("", 0.0)
+            rows.append((region.id, round(region.mass_kDa), type_, name, cosine))
         fill(self.parts, rows)
 
     def _go(self, row: int, _: int) -> None:

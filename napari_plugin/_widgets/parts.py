@@ -44,7 +44,8 @@ class Panel(QWidget):
         self.column.setContentsMargins(8, 6, 8, 6)
         self.column.setSpacing(6)
         self._heard: list[tuple[Any, Callable[..., Any]]] = []
-        self.destroyed.connect(lambda heard=self._heard: _deafen(heard))
+        heard = self._heard
+        self.destroyed.connect(lambda *_: _deafen(heard))
 
     def hear(self, signal: Any, handler: Callable[..., Any]) -> None:
         """Call a handler at a signal, until this widget is gone."""
@@ -97,7 +98,8 @@ class LayerChoice(QComboBox):
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
             event.connect(self._refill)
-        self.destroyed.connect(lambda events=viewer.layers.events, refill=self._refill: _forget(events, refill))
+        events, refill = viewer.layers.events, self._refill
+        self.destroyed.connect(lambda *_: _forget(events, refill))
         self._refill()
 
     @property

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qtpy.QtWidgets import QComboBox, QLineEdit, QProgressBar, QSpinBox
 
@@ -26,9 +26,7 @@ class ScanWidget(Panel):
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer)
         self.volume = LayerChoice(napari_viewer, self.canvas.volumes)
-        self.volume.setToolTip(
-            "The volume that is scanned, in its file: what was changed in the viewer only does not count"
-        )
+        self.volume.setToolTip("The volume that is scanned, as it is in its file")
         self.contrast = QComboBox()
         self.contrast.addItems(["bright", "dark"])
         self.contrast.setToolTip("What protein is in the file; raw tomograms are mostly dark")
@@ -45,9 +43,7 @@ class ScanWidget(Panel):
         self.planes.setToolTip("Planes to scan, counted from 0, such as 40:160")
         self.region = LayerChoice(napari_viewer, lambda: _shapes(napari_viewer), none="whole volume")
         self.region.setToolTip("Scan only inside an outline: add a shapes layer, draw, and choose it here")
-        self.output = PathEdit(
-            "Folder of the scan; an unfinished one is gone on with", "beside the volume", kind="save"
-        )
+        self.output = PathEdit("Folder of the scan; an unfinished one goes on", "beside the volume", kind="save")
         fields = form()
         for name, field in {
             "Volume": self.volume,
@@ -76,9 +72,8 @@ class ScanWidget(Panel):
         self.bar.setFormat("")
         self.said = note("Nothing is running.")
         self.pause = self.button("Pause", "Stop; what is finished is kept", self._pause)
-        self.cancel = self.button(
-            "Cancel", "Give the scan up, and remove what there is of it", self.controller.scanning.cancel
-        )
+        give_up = self.controller.scanning.cancel
+        self.cancel = self.button("Cancel", "Give the scan up, and remove what there is of it", give_up)
         self.column.addWidget(heading("Progress"))
         self.column.addWidget(self.bar)
         self.column.addWidget(self.said)
@@ -102,7 +97,7 @@ class ScanWidget(Panel):
         if layer is None:
             raise GeometryError("expected a volume to scan", got="none", hint="Open one: File → Open.")
         file = file_of(layer)
-        contrast = "dark" if self.contrast.currentText() == "dark" else "bright"
+        contrast: Literal["bright", "dark"] = "dark" if self.contrast.currentText() == "dark" else "bright"
         file = replace(file, contrast=contrast, z_range=_planes(self.planes.text()) or file.z_range)
         config = ScanConfig.build(stride_voxels=self.stride.value(), resolution_A=number(self.resolution))
         shapes = self.region.layer

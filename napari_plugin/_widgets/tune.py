@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from qtpy.QtWidgets import QComboBox, QFileDialog
 
+from cryoscan.scan import TypeThresholds
 from napari_plugin._widgets.histogram import Histogram
 from napari_plugin._widgets.parts import Panel, heading, note
 
@@ -81,11 +82,12 @@ class TuneWidget(Panel):
             return
         chosen = self._chosen
         mine = np.ones(len(found), bool) if chosen is None else np.array([t == chosen for t in found.hits.types], bool)
-        config, own = review.config, (review.config.per_type or {}).get(chosen or "")
+        config = review.config
+        own = (config.per_type or {}).get(chosen or "", TypeThresholds())
         values = {
-            "min_score": (found.hits.scores, review.threshold, own and own.min_score),
-            "min_margin": (found.hits.margins, config.min_margin or 0.0, own and own.min_margin),
-            "min_volume_A3": (found.volume_A3, config.min_volume_A3 or 0.0, own and own.min_volume_A3),
+            "min_score": (found.hits.scores, review.threshold, own.min_score),
+            "min_margin": (found.hits.margins, config.min_margin or 0.0, own.min_margin),
+            "min_volume_A3": (found.volume_A3, config.min_volume_A3 or 0.0, own.min_volume_A3),
             "min_confidence": (found.confidence, config.min_confidence, None),
         }
         for key, (data, general, special) in values.items():
