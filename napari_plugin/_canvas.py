@@ -1,5 +1,6 @@
 """What the controller knows, drawn as layers of a viewer; clicks and keys in the canvas, handed to the controller."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -99,10 +100,13 @@ class Canvas:
         self.controller.asking.what_is(file, position)
 
     def look_at(self, position: Vector) -> None:
-        """Bring a place into the middle of the view."""
+        """Turn to the slice of a place, and move the view if the place lies outside of it."""
+        camera = self.viewer.camera
         if self.viewer.dims.ndisplay == 2:
             self.viewer.dims.set_point(0, position[0])
-        self.viewer.camera.center = position
+        away = np.abs(np.subtract(position, camera.center))[1:] * camera.zoom
+        if (away > 0.45 * np.asarray(self.viewer._canvas_size)).any():
+            camera.center = position
 
     # ------------------------------------------------------------ a scan
 
@@ -131,6 +135,8 @@ class Canvas:
         missing = missing_source(review.result)
         if missing is not None and not self.volumes():
             self.controller.said.emit("warning", missing)
+        top = len(self.viewer.layers)
+        self.viewer.layers.move(self.viewer.layers.index(self._own["hits"]), top)
         self._own["hits"].selected_data.events.items_changed.connect(self._on_points_selected)
         self._recolour()
 
@@ -178,8 +184,8 @@ class Canvas:
 
     def _show_hits_so_far(self, hits: Hits) -> None:
         self._drop("hits so far")
-        data, settings, kind = hits_layer(hits, name="hits so far", diameter=12.0)
-        self._add("hits so far", (data, {**settings, "out_of_slice_display": True}, kind))
+        if len(hits):
+            self._add("hits so far", hits_layer(hits, name="hits so far", diameter=12.0))
 
     # ------------------------------------------------------------ answers
 
@@ -290,6 +296,10 @@ class Canvas:
         active = self.viewer.layers.selection.active
         layer = self.viewer.add_layer(Layer.create(data, settings, kind))
         self._own[key] = layer
+        if kind == "points":
+            with warnings.catch_warnings():  # its successor would average all images over a slab
+                warnings.simplefilter("ignore", FutureWarning)
+                layer.out_of_slice_display = True
         if active is not None and _among(active, self.viewer.layers):
             self.viewer.layers.selection.active = active  # the user's choice stays
         return layer

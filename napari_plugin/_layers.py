@@ -13,6 +13,7 @@ import pandas as pd
 
 from cryoscan import Hits, LabelClass, LabelMap, Volume
 from cryoscan.units import Angstrom
+from napari_plugin._slabs import Crop, as_box, slabbed, whole_key
 
 LayerData = tuple[Any, dict[str, Any], str]
 """Data, settings and type of a layer, as napari's readers give them."""
@@ -122,7 +123,7 @@ def score_layer(lattice: Volume, *, name: str, limits: tuple[float, float] = (0.
     """
     settings = {
         "name": name,
-        "colormap": "viridis",
+        "colormap": "inferno",
         "blending": "additive",
         "contrast_limits": limits,
         "opacity": 0.5,
@@ -175,13 +176,25 @@ class LevelOnGrid:
         return 3
 
     @property
+    def size(self) -> int:
+        """Number of voxels; viewers order levels by it."""
+        return int(np.prod(self.shape))
+
+    @property
     def dtype(self) -> np.dtype:
         """Type of the values."""
         return np.dtype(self.source.dtype)
 
     def __getitem__(self, key: Any, /) -> Any:
-        key = key if isinstance(key, tuple) else (key,)
-        key = (*key, *(slice(None),) * (3 - len(key)))
+        key = whole_key(key)
+        box = as_box(key, self.shape)
+        return self._values(key) if box is None else Crop(self, box)
+
+    def read(self, box: tuple[slice, slice, slice]) -> np.ndarray:
+        """The values of a box."""
+        return self._values(box)
+
+    def _values(self, key: tuple[Any, Any, Any]) -> np.ndarray:
         below = [np.atleast_1d(b[k]) for b, k in zip(self.below, key, strict=True)]
         share = [np.atleast_1d(s[k]) for s, k in zip(self.share, key, strict=True)]
         if any(b.size == 0 for b in below):
@@ -204,13 +217,14 @@ class LevelOnGrid:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Everything at once; levels are coarse."""
-        return np.asarray(self[:, :, :], dtype=dtype)
+        return np.asarray(self._values((slice(None),) * 3), dtype=dtype)
 
 
 def _levels(volume: Volume, coarser: Sequence[Volume], *, blend: bool) -> Any:
+    finest = slabbed(volume.data)
     if not coarser:
-        return volume.data
-    return [volume.data, *(LevelOnGrid.of(level, volume, blend=blend) for level in coarser)]
+        return finest
+    return [finest, *(LevelOnGrid.of(level, volume, blend=blend) for level in coarser)]
 
 
 def _place(volume: Volume) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def scan_layers(result: "ScanResult") -> dict[str, LayerData]:
     numbers = place_numbers(result)
     layers["places"] = _of_scan(result, "places", _places_layer(result, numbers), numbers=numbers is not None)
     data, settings, kind = hits_layer(found.hits, name=f"{name} hits", diameter=12.0)
-    settings |= {"out_of_slice_display": True, "border_width": 0.1, "shown": found.named()}
+    settings |= {"border_width": 0.1, "shown": found.named()}
     layers["hits"] = _of_scan(result, "hits", (data, settings, kind))
     return layers
 

@@ -27,7 +27,8 @@ from cryoscan.scan import (
 from cryoscan.volume import Volume
 
 _NOTHING: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-_SELECTED: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+_PALER = 0.55
+"""How much white the colour of a selected place gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +196,13 @@ class Review:
         colours: dict[int | None, tuple[float, float, float, float]] = {None: _NOTHING, 0: _NOTHING}
         hits, sure = self.places.hits, self.sureness()
         for place, shown in enumerate(self.shown):
-            if place in self.selection:
-                colours[place + 1] = _SELECTED
-            elif shown:
-                red, green, blue = LabelClass(hits.names[place], hits.types[place], hits.schemes[place]).colour
-                alpha = 0.25 + 0.75 * float(sure[place]) if self.fade else 1.0
-                colours[place + 1] = (red / 255, green / 255, blue / 255, alpha)
+            chosen = place in self.selection
+            if shown or chosen:
+                paler = _PALER if chosen else 0.0
+                meaning = LabelClass(hits.names[place], hits.types[place], hits.schemes[place])
+                red, green, blue = (paler + (1 - paler) * part / 255 for part in meaning.colour)
+                alpha = 0.25 + 0.75 * float(sure[place]) if self.fade and not chosen else 1.0
+                colours[place + 1] = (red, green, blue, alpha)
             else:
                 colours[place + 1] = _NOTHING
         return colours

@@ -281,8 +281,15 @@ def add_to_datedb(path: Path, datedb: Path | None, regions: "Sequence[tuple[Entr
 # ---------------------------------------------------------------- private
 
 
-@lru_cache(maxsize=2)
 def _database(path: Path | None) -> "tuple[DateDB, Embedder]":
+    """A database and its embedder; the shipped one is the same by its path and by none."""
+    from cryoscan.datedb.files import default_path
+
+    return _opened((default_path() if path is None else path).resolve())
+
+
+@lru_cache(maxsize=2)
+def _opened(path: Path) -> "tuple[DateDB, Embedder]":
     from cryoscan.datedb import open_datedb
     from cryoscan.datedb.build import embedder_for
 

@@ -2,7 +2,16 @@
 
 from typing import Any
 
-from qtpy.QtWidgets import QButtonGroup, QGridLayout, QPushButton, QScrollArea, QStackedWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QGridLayout,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QStackedWidget,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_plugin._widgets.ask import AskWidget
 from napari_plugin._widgets.correct import CorrectWidget
@@ -58,7 +67,8 @@ class AnnotateWidget(QWidget):
         column.setContentsMargins(4, 4, 4, 4)
         column.addLayout(grid)
         column.addWidget(self._stack)
-        self.setMinimumWidth(400)
+        self.setMinimumWidth(380)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self.show_page("Scan")
 
     def show_page(self, name: str) -> None:

@@ -40,7 +40,7 @@ class Histogram(QWidget):
         if len(self._values):
             low, high = min(float(self._values.min()), line), max(float(self._values.max()), line)
             pad = 0.04 * (high - low or abs(high) or 1.0)
-            self._range = (low - pad, high + pad)
+            self._range = (low - pad if low < 0 else max(low - pad, 0.0), high + pad)
         self._line = line
         self.update()
 

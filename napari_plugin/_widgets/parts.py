@@ -16,6 +16,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QPushButton,
+    QSizePolicy,
     QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
@@ -96,6 +97,8 @@ class LayerChoice(QComboBox):
         super().__init__()
         self._layers, self._none = layers, none
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(14)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
             event.connect(self._refill)
         events, refill = viewer.layers.events, self._refill
@@ -252,7 +255,7 @@ def theme_colours(viewer: Any) -> tuple[QColor, QColor, QColor]:
     theme = get_theme(viewer.theme)
     return (
         QColor(theme.text.as_hex()),
-        QColor(theme.highlight.as_hex()),
+        QColor(theme.current.as_hex()),
         QColor(theme.background.as_hex()),
     )
 

@@ -27,6 +27,7 @@ class TuneWidget(Panel):
         self.type = QComboBox()
         self.type.setToolTip("Thresholds of all types, or different ones for one type")
         self.type.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.type.setMinimumContentsLength(14)
         self.type.currentIndexChanged.connect(self._show)
         self.column.addWidget(self.counts)
         self.column.addWidget(self.type)
