@@ -2,7 +2,9 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,11 +66,10 @@ class Crop:
 
 def whole_key(key: Any) -> tuple[Any, Any, Any]:
     """An index of three axes; those that were left out are whole."""
-    key = key if isinstance(key, tuple) else (key,)
-    if Ellipsis in key:
-        place = key.index(Ellipsis)
-        key = (*key[:place], *[slice(None)] * (4 - len(key)), *key[place + 1 :])
-    z, y, x = (*key, *[slice(None)] * (3 - len(key)))
+    parts: list[Any] = list(key) if isinstance(key, tuple) else [key]
+    place = parts.index(Ellipsis) if Ellipsis in parts else len(parts)
+    missing = 3 - len(parts) + (Ellipsis in parts)
+    z, y, x = parts[:place] + [slice(None)] * missing + parts[place + 1 :]
     return z, y, x
 
 
@@ -101,30 +102,27 @@ class SlabCache:
         """Bytes that are kept or being read."""
         return sum(self._sizes.values())
 
-    def get(self, key: Any, size: int, read: Any) -> np.ndarray:
-        """A slab: from the cache, or read now."""
+    def get(self, key: Any) -> np.ndarray | None:
+        """A slab that is kept or on its way; None if nobody has asked for it yet."""
         with self._lock:
-            waiting = self._slabs.get(key)
-            if waiting is None:
-                mine: Future[np.ndarray] = Future()
-                self._keep(key, mine, size)
-            else:
+            slab = self._slabs.get(key)
+            if slab is not None:
                 self._slabs.move_to_end(key)
-        if waiting is not None:
-            return waiting.result()
-        self._fill(key, mine, read)
-        return mine.result()
+        return None if slab is None else slab.result()
 
-    def prefetch(self, key: Any, size: int, read: Any) -> None:
-        """Begin to read a slab that will probably be asked for next, if there is room for it beside this one."""
+    def prefetch(self, key: Any, size: int, read: Callable[[], np.ndarray]) -> None:
+        """Begin to read a slab that will probably be asked for."""
         with self._lock:
-            if key in self._slabs or 2 * size > self.budget:
+            if key in self._slabs:
                 return
-            coming: Future[np.ndarray] = Future()
-            self._keep(key, coming, size)
-        self._ahead.submit(self._fill, key, coming, read)
+            slab: Future[np.ndarray] = Future()
+            while self._slabs and self.held + size > self.budget:
+                oldest, _ = self._slabs.popitem(last=False)
+                self._sizes.pop(oldest)
+            self._slabs[key], self._sizes[key] = slab, size
+        self._ahead.submit(self._fill, key, slab, read)
 
-    def _fill(self, key: Any, waiting: "Future[np.ndarray]", read: Any) -> None:
+    def _fill(self, key: Any, waiting: "Future[np.ndarray]", read: Callable[[], np.ndarray]) -> None:
         try:
             waiting.set_result(read())
         except BaseException as error:  # whoever asked for the slab gets it
@@ -132,12 +130,6 @@ class SlabCache:
                 self._slabs.pop(key, None)
                 self._sizes.pop(key, None)
             waiting.set_exception(error)
-
-    def _keep(self, key: Any, slab: "Future[np.ndarray]", size: int) -> None:
-        while self._slabs and self.held + size > self.budget:
-            oldest, _ = self._slabs.popitem(last=False)
-            self._sizes.pop(oldest)
-        self._slabs[key], self._sizes[key] = slab, size
 
 
 _shared = SlabCache()
@@ -198,8 +190,10 @@ class Slabbed:
         size = thick * int(np.prod([part.stop - part.start for part in rest])) * self.dtype.itemsize
         if thick == 1 or 2 * size > self._cache.budget:
             return self.source[key]
-        slab = self._cache.get(self._key(axis, number, rest), size, lambda: self._read(axis, number, rest))
+        slab = self._cache.get(self._key(axis, number, rest))
         self._look_ahead(axis, plane, rest, size)
+        if slab is None:  # the plane alone is sooner there
+            return self.source[key]
         return np.take(slab, plane - number * thick, axis)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -217,12 +211,14 @@ class Slabbed:
     def _look_ahead(self, axis: int, plane: int, rest: list[slice], size: int) -> None:
         """Who moves through the planes will need the next slab in that direction."""
         last, self._last = self._last, (axis, plane)
-        if last is None or last[0] != axis or not 0 < abs(plane - last[1]) < self.chunks[axis]:
+        thick = self.chunks[axis]
+        if last is None or last[0] != axis or not 0 < abs(plane - last[1]) < thick:
             return
-        number = plane // self.chunks[axis] + (1 if plane > last[1] else -1)
-        if 0 <= number * self.chunks[axis] < self.shape[axis]:
-            key = self._key(axis, number, rest)
-            self._cache.prefetch(key, size, lambda: self._read(axis, number, rest))
+        number = plane // thick
+        wanted = [number, number + (1 if plane > last[1] else -1)]
+        for n in wanted:
+            if 0 <= n * thick < self.shape[axis]:
+                self._cache.prefetch(self._key(axis, n, rest), size, partial(self._read, axis, n, rest))
 
     def _key(self, axis: int, number: int, rest: list[slice]) -> Any:
         return (id(self), axis, number, *((part.start, part.stop) for part in rest))
