@@ -58,6 +58,7 @@ RESIDUES = (40, 600)
 _DOCKED_AT = 5.0  # Å; finer detail costs time and tells shapes apart no better
 _SUPPORT = 50  # candidates that the margin and the roll-up look at
 _EDGE = 3.0  # Å over which masks fall off
+_NEAR = 6.0  # Å from density that a pointing hand may be off
 _ASSUMED = (3.5, 5.0, 6.5, 8.0)  # Å, tried where a map's resolution is not known
 
 
@@ -301,15 +302,9 @@ def identify_at(
     part = volume.crop(box).loaded()
     smooth = blurred(part, resolution=preflight.finest, target=min(datedb.banks)).load()
     here = index - [side.start for side in box]
-    level = min(contour_level(smooth), preflight.contour) if preflight.contour > preflight.background else None
-    tree = segment_map(
-        smooth,
-        threshold=contour_level(smooth) if level is None else level,
-        step=grouping_step(part.voxel_size),
-        steps=STEPS,
-    )
+    tree = segment_map(smooth, threshold=contour_level(smooth), step=grouping_step(part.voxel_size), steps=STEPS)
     low, high = (residues * A3_PER_RESIDUE / part.voxel_size**3 for residues in RESIDUES)
-    leaf = _leaf_near(tree.leaves, here, reach=_EDGE / part.voxel_size + 1)
+    leaf = _leaf_near(tree.leaves, here, reach=_NEAR / part.voxel_size)
     nodes = [] if leaf is None else list(dict.fromkeys(int(level[leaf]) for level in tree.levels))
     nodes = [node for node in nodes if low <= tree.counts[node] <= high]
     if not nodes:

@@ -82,7 +82,9 @@ class AskWidget(Panel):
         candidate = self.candidate
         if candidate is None:
             return
-        web = " · ".join(f'<a href="{address}">{name}</a>' for name, address in links(candidate).items())
+        web = " · ".join(
+            f'<a style="color: #4a90d9" href="{address}">{name}</a>' for name, address in links(candidate).items()
+        )
         tree = " › ".join(candidate.hierarchy)
         self.about.setText(f"{tree}<br>Representative {candidate.entry} ({candidate.length} residues) {web}")
 
@@ -135,7 +137,7 @@ def _verdict(region: Region) -> str:
         return "The database has nothing to compare this with."
     best = region.candidates[0]
     facts = f"cosine {best.cosine:.3f}, {region.margin:.3f} above the next type, {region.mass_kDa:.0f} kDa"
-    sure = "" if region.confidence is None else f", right with a probability of {region.confidence:.0%}"
+    sure = "" if region.confidence is None else f", right with a probability of {min(region.confidence, 0.99):.0%}"
     if region.verdict == "unknown":
         why = "the volume is too coarse to tell domains apart" if not region.resolved else f"{facts}{sure}"
         return f"<b>Unknown.</b> The best candidate is {best.name} ({why})."
