@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import IO, Any
 
 from cryoscan.errors import CryoscanError, ResourceError
 
@@ -60,7 +60,7 @@ class Background:
         self._process: subprocess.Popen[bytes] | None = None
         self._to: Connection | None = None
         self._said: queue.SimpleQueue[tuple[int, str, Any]] = queue.SimpleQueue()
-        self._complaints: Any = None
+        self._listener: threading.Thread | None = None
         self._numbers = itertools.count(1)
 
     @property
@@ -130,6 +130,10 @@ class Background:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if self._listener is not None:
+            self._listener.join(_GRACE)
+        while not self._said.empty():
+            self._said.get()
         self._forget_process()
 
     def _start_next(self) -> None:
@@ -146,36 +150,35 @@ class Background:
         if self._to is None:
             commands, to = os.pipe()
             answers, back = os.pipe()
-            self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - read when the process has ended
+            complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the listener
             start = f"from napari_plugin._background import work; work({commands}, {back})"
             self._process = subprocess.Popen(
                 [sys.executable, "-c", start],
                 pass_fds=(commands, back),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=self._complaints,
+                stderr=complaints,
                 start_new_session=True,  # Ctrl-C in the terminal is for the viewer, which then stops us
             )
             os.close(commands)
             os.close(back)
             self._to = Connection(to, readable=False)
-            listener = threading.Thread(target=self._listen, args=(Connection(answers, writable=False),), daemon=True)
-            listener.start()
+            said = self._process, Connection(answers, writable=False), complaints
+            self._listener = threading.Thread(target=self._listen, args=said, daemon=True)
+            self._listener.start()
         return self._to
 
-    def _listen(self, answers: Connection) -> None:
-        process, complaints = self._process, self._complaints
-        assert process is not None
-        while True:
-            try:
-                self._said.put(answers.recv())
-            except (EOFError, OSError):
-                process.wait()
-                complaints.seek(0)
-                tail = complaints.read()[-500:].decode(errors="replace").strip().splitlines()
-                self._said.put((0, "died", f"exit code {process.returncode}{': ' + tail[-1] if tail else ''}"))
-                answers.close()
-                return
+    def _listen(self, process: subprocess.Popen[bytes], answers: Connection, complaints: IO[bytes]) -> None:
+        with answers, complaints:
+            while True:
+                try:
+                    self._said.put(answers.recv())
+                except (EOFError, OSError):
+                    break
+            process.wait()
+            complaints.seek(0)
+            tail = complaints.read()[-500:].decode(errors="replace").strip().splitlines()
+        self._said.put((0, "died", f"exit code {process.returncode}{': ' + tail[-1] if tail else ''}"))
 
     def _forget_process(self) -> None:
         if self._to is not None:

@@ -105,7 +105,7 @@ class Canvas:
         if self.viewer.dims.ndisplay == 2:
             self.viewer.dims.set_point(0, position[0])
         away = np.abs(np.subtract(position, camera.center))[1:] * camera.zoom
-        if (away > 0.45 * np.asarray(self.viewer._canvas_size)).any():
+        if (away > 0.45 * np.asarray(self.viewer.canvas.size)).any():
             camera.center = position
 
     # ------------------------------------------------------------ a scan

@@ -18,13 +18,18 @@ class Controller:
 
     Work that takes longer than a blink happens in two processes: one scans, the other answers
     questions meanwhile. `poll` brings in what they say; call it often.
+
+    Parameters
+    ----------
+    scans, answers : Background, optional
+        The two processes; new ones if they are not given.
     """
 
     said = Signal(str, str)
     """``info``, ``warning`` or ``error``, and a sentence for the user."""
 
-    def __init__(self) -> None:
-        self._scans, self._answers = Background(), Background()
+    def __init__(self, scans: Background | None = None, answers: Background | None = None) -> None:
+        self._scans, self._answers = scans or Background(), answers or Background()
         self.scanning = Scanning(self._scans)
         self.asking = Asking(self._answers)
         self.review = Review()

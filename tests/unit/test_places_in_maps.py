@@ -30,7 +30,7 @@ def test_every_shape_is_named_where_it_is(embedder, name):
     volume, db = scene(), database(embedder)
     for middle in PLANTED[name]:
         middle = np.add(middle, ORIGIN)
-        place = tuple(middle + (0, 0, 15.0 * (name == "shell")))  # the middle of a shell is hollow
+        place = tuple(np.add(middle, (0, 0, 15.0 * (name == "shell"))))  # the middle of a shell is hollow
         found = identify_at(volume, place, datedb=db, embedder=embedder, resolution=6.2)
         assert np.linalg.norm(np.subtract(found.region.centre, middle)) < 8
         assert found.region.candidates[0].entry == name
@@ -135,7 +135,7 @@ def test_an_accepted_region_becomes_an_entry_that_finds_its_like(tmp_path, embed
     more = add_regions(db, volume, [(Entry("lens-1", "mine", "lens", 0), mask)], tmp_path / "b.datedb", resolution=6.2)
     assert len(more) == len(RADII) + 1
     assert more.verify() == []
-    middle = tuple(np.array(ORIGIN) + (62, 80, 120))
+    middle = tuple(np.add(ORIGIN, (62, 80, 120)))
     found = identify_at(volume, middle, datedb=more, embedder=embedder, resolution=6.2)
     assert found.region.candidates[0].entry == "lens-1"
     with pytest.raises(GeometryError, match="not in the DateDB yet"):
