@@ -51,7 +51,7 @@ class AskWidget(Panel):
         self.column.addWidget(self.alike)
         self.column.addStretch()
         asking = self.controller.asking
-        self.hear(asking.asked, self.verdict.setText)
+        self.hear(asking.asked, lambda text: self.verdict.setText(text))
         self.hear(asking.answered, self._show)
         self.hear(asking.previewed, self._show_previewed)
         self.hear(asking.alike, self._show_alike)
