@@ -21,7 +21,7 @@ IMAGES = Path(__file__).parent / "images"
 
 
 def until(condition: Callable[[], object], *, seconds: float = 300) -> None:
-    """Run the event loop; QApplication.processEvents loses a reference to None per call in PySide6 6.12."""
+    """Run the event loop until something is true."""
     loop, timer = QEventLoop(), QTimer()
     end = time.monotonic() + seconds
     timer.timeout.connect(lambda: loop.quit() if condition() or time.monotonic() > end else None)

@@ -1,5 +1,6 @@
 """One controller and one canvas per viewer, shared by all widgets; the clock that brings news in."""
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -36,7 +37,19 @@ def session_of(viewer: Any) -> Session:
     return _sessions[viewer]
 
 
+def unsafe_qt(python: tuple[int, int], binding: str, version: str) -> str | None:
+    """A sentence about a combination of Python and Qt's binding that ends the process after some minutes."""
+    parts = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    if binding.lower() != "pyside6" or python >= (3, 12) or parts < (6, 12):
+        return None
+    return (
+        f"PySide6 {version} loses count of objects under Python {python[0]}.{python[1]}, which ends napari after some "
+        "minutes, whatever you do. Install an earlier one: pip install 'PySide6-Essentials<6.12'."
+    )
+
+
 def _clock(viewer: Any, controller: Controller) -> Any:
+    import qtpy
     from qtpy.QtCore import QTimer
     from qtpy.QtWidgets import QApplication
 
@@ -48,6 +61,9 @@ def _clock(viewer: Any, controller: Controller) -> Any:
     if application is not None:
         application.aboutToQuit.connect(controller.close)
     clock.start()
+    warning = unsafe_qt(sys.version_info[:2], qtpy.API_NAME, qtpy.PYSIDE_VERSION or "0")
+    if warning is not None:
+        controller.said.emit("warning", warning)
     return clock
 
 
