@@ -119,16 +119,19 @@ def outlook(request: ScanRequest) -> Outlook:
 
 
 def scan(request: ScanRequest) -> Iterator["Planned | SoFar | ScanEvent"]:
-    """Scan a volume, or go on with it."""
-    from cryoscan.scan import PlacesNamed, hits_so_far, run_scan
+    """Scan a volume, or go on with it; at the end the regions of all places are painted for the viewer."""
+    from cryoscan.scan import PlacesNamed, ScanFinished, hits_so_far, paint_places, run_scan
 
     plan = _plan(request)
+    db, embedder = _database(request.datedb)
     last = time.monotonic()
     begun = False
     for event in run_scan(plan, request.output, overwrite=request.overwrite):
         if not begun:
             yield Planned(request.output)
             begun = True
+        if isinstance(event, ScanFinished) and embedder.needs_mask:
+            yield from paint_places(event.result, datedb=db, embedder=embedder)
         yield event
         if isinstance(event, PlacesNamed) and (event.done == event.total or time.monotonic() - last > _HITS_EVERY):
             yield SoFar(hits_so_far(plan, request.output))

@@ -81,11 +81,12 @@ def test_a_day(window, toy_folder, tmp_path, capsys):
     assert "41 × 52 × 63" in scan.facts.item(0, 1).text()
 
     # the scan, whose tiles appear
-    quiet = Clock()
     scan.start.click()
-    quiet.until(lambda: scan.bar.value() > 0)
+    clock.until(lambda: scan.bar.value() > 0)
     assert canvas.layer("score so far") is not None
-    while_scanning = quiet.until(lambda: controller.scanning.state == "done")
+    quiet, stalls = Clock(), []
+    controller.scanning.progressed.connect(lambda _: stalls.append(quiet.longest))
+    quiet.until(lambda: controller.scanning.state == "done")
     assert "Finished" in scan.said.text()
     clock.until(lambda: controller.review.numbers is not None)
     names = [layer.name for layer in viewer.layers]
@@ -162,8 +163,10 @@ def test_a_day(window, toy_folder, tmp_path, capsys):
     assert len((tmp_path / "journal.csv").read_text().splitlines()) == 5
     assert not [text for kind, text in heard if kind == "error"]
     with capsys.disabled():
-        over = "" if while_scanning < _STALL else f" (more than {_STALL:g} s)"
-        sys.stdout.write(f"\nlongest stall: {while_scanning:.3f} s while scanning{over}, {clock.longest:.3f} s else\n")
+        over = "" if stalls[-1] < _STALL else f" (more than {_STALL:g} s)"
+        sys.stdout.write(
+            f"\nlongest stall: {stalls[-1]:.3f} s while scanning{over}, {clock.longest:.3f} s at other times\n"
+        )
 
 
 def test_overlay_lies_on_a_pyramid_in_three_dimensions(make_napari_viewer, tmp_path):
