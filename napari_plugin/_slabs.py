@@ -103,12 +103,12 @@ class SlabCache:
         return sum(self._sizes.values())
 
     def get(self, key: Any) -> np.ndarray | None:
-        """A slab that is kept or on its way; None if nobody has asked for it yet."""
+        """A slab that is kept; None if it is not there yet."""
         with self._lock:
             slab = self._slabs.get(key)
             if slab is not None:
                 self._slabs.move_to_end(key)
-        return None if slab is None else slab.result()
+        return None if slab is None or not slab.done() else slab.result()
 
     def prefetch(self, key: Any, size: int, read: Callable[[], np.ndarray]) -> None:
         """Begin to read a slab that will probably be asked for."""
