@@ -19,13 +19,14 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo test lint docs benchmark clean
+.PHONY: help demo test lint docs screenshots benchmark clean
 
 help:
 	@echo "make demo       install what a user needs and run cryoscan on made-up data"
 	@echo "make test       install what a developer needs and run the tests (TESTS=path narrows them)"
 	@echo "make lint       style, layers and types"
 	@echo "make docs       build the documentation into docs/_build/html"
+	@echo "make screenshots make the pictures of the viewer in docs/images"
 	@echo "make benchmark  say how the benchmarks are run"
 	@echo "make clean      remove everything that was built, but not $(VENV)"
 
@@ -43,6 +44,10 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.dev
 	@echo "sphinx"; $(VENV)/bin/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+screenshots: $(VENV)/.dev
+	@if [ -n "$$DISPLAY" ]; then $(PY) docs/make_viewer_images.py; \
+	else xvfb-run -a -s "-screen 0 1280x800x24" $(PY) docs/make_viewer_images.py; fi
 
 benchmark: $(VENV)/.run
 	@echo "Each file in configs/benchmark/ is one benchmark:"

@@ -136,6 +136,17 @@ def run_demo(
     yield answer
 
 
+def demo_volume(path: Path, *, seed: int = 0) -> list[PlantedDomain]:
+    """Write the demo's volume, and say what is in it.
+
+    Raises
+    ------
+    FormatError
+        If the shipped DateDB has no previews.
+    """
+    return _plant(open_datedb(None), path, seed)
+
+
 def compare(planted: Sequence[PlantedDomain], hits: Hits) -> tuple[list[PlantedDomain], int, int]:
     """What was found at each planted place, the hits at a planted place, and those of its type as well."""
     places = np.array([item.position for item in planted]).reshape(-1, 3)

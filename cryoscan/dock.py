@@ -113,6 +113,47 @@ def dock(
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class DockedDensity:
+    """A density placed in a map: on the map's grid, and its correlation with it inside the envelope."""
+
+    volume: Volume
+    cc_mask: float
+
+
+def dock_density(
+    volume: Volume,
+    probe: Volume,
+    *,
+    resolution: Angstrom,
+    region_mask: np.ndarray | None = None,
+    angular_step: Degree = 15.0,
+    refined: int = 24,
+) -> DockedDensity:
+    """Place a density of which no atoms are at hand into a map; see `dock`.
+
+    Parameters
+    ----------
+    probe : Volume
+        Its middle at 0 Å.
+
+    Raises
+    ------
+    GeometryError
+        If the mask has another shape than the map or is empty, or if map or probe hold no density.
+    """
+    target, probe = _search_box(volume, region_mask), probe.loaded()
+    _refuse_flat(target, "map")
+    _refuse_flat(probe, "probe")
+    middle = np.zeros(3)
+    starts = _coarse_search(target, probe, middle, resolution=resolution, angular_step=angular_step, best=refined)
+    rotation, place = _refine(target, probe, middle, starts)
+    model = _placed(probe, middle, rotation, place, like=target)
+    inside = model > _ENVELOPE * model.max()
+    placed = Volume(model, target.voxel_size, target.origin)
+    return DockedDensity(placed, _correlation(target.load()[inside], model[inside]))
+
+
 # ---------------------------------------------------------------- search
 
 

@@ -5,12 +5,15 @@ Identify           region of a map → window → embedding → ranked domain ty
 Identify a map     map → watershed and grouping → every plausible region → best disjoint set
 Ask again          map → sharpened map → the same regions → where the answer changes
 Check              region and candidates → simulated densities → rigid docking → correlations
+Identify at        place in a volume → the group of density that holds it → ranked domain types
 Scan               volume → plan → blocks of windows → label volume and hits
+Export             finished scan, and what people changed about it → files for other programs
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import scipy.ndimage
@@ -24,14 +27,27 @@ from cryoscan.dock import Docking, dock
 from cryoscan.embedding import Embedder
 from cryoscan.enhance import enhanced
 from cryoscan.errors import GeometryError, refuse_existing
+from cryoscan.export import Convention, write_hits
 from cryoscan.hits import Candidate, Region
-from cryoscan.io import VolumeFile
+from cryoscan.io import VolumeFile, write_labels
 from cryoscan.labels import LabelClass, LabelMap
 from cryoscan.models import InvariantEmbedder
 from cryoscan.models.cryosamu import CryoSamu
 from cryoscan.preflight import Preflight, inspect
 from cryoscan.provenance import Provenance
-from cryoscan.scan import Executor, ScanConfig, ScanEvent, ScanPlan, plan_scan, run_scan
+from cryoscan.scan import (
+    Executor,
+    Journal,
+    ScanConfig,
+    ScanEvent,
+    ScanPlan,
+    ScanResult,
+    corrected_labels,
+    corrected_result,
+    plan_scan,
+    run_scan,
+    write_changes_csv,
+)
 from cryoscan.segment import STEPS, GroupingTree, best_disjoint, contour_level, grouping_step, segment_map, soft_mask
 from cryoscan.simulate import atoms_from_trace, density, is_trace
 from cryoscan.structure import Structure
@@ -42,11 +58,10 @@ from cryoscan.windows import blurred, centre_of_mass, region_window, region_wind
 RESIDUES = (40, 600)
 """Sizes of regions that may be one domain or one chain, in residues."""
 
-"""Volume of a residue, Å³."""
-
 _DOCKED_AT = 5.0  # Å; finer detail costs time and tells shapes apart no better
 _SUPPORT = 50  # candidates that the margin and the roll-up look at
 _EDGE = 3.0  # Å over which masks fall off
+_NEAR = 6.0  # Å from density that a pointing hand may be off
 _ASSUMED = (3.5, 5.0, 6.5, 8.0)  # Å, tried where a map's resolution is not known
 
 
@@ -280,6 +295,107 @@ def ask_again(
     return found
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class IdentifiedPlace:
+    """What is at a place, and which density that is.
+
+    Parameters
+    ----------
+    region : Region
+    mask : bool array, `z y x`
+        Its voxels within `box`.
+    box : Box
+        Of the volume.
+    """
+
+    region: Region
+    mask: np.ndarray
+    box: Box
+
+
+def identify_at(
+    volume: Volume,
+    position: Vector,
+    *,
+    datedb: DateDB,
+    embedder: Embedder,
+    resolution: Angstrom | None = None,
+    top: int = 10,
+    schemes: Sequence[str] | None = None,
+) -> IdentifiedPlace:
+    """Name what is at a place: of the groups of a protein's size that hold it, the one with the best cosine.
+
+    Only the surroundings of the place are read, so it takes as long in a map as in a tomogram.
+
+    Parameters
+    ----------
+    volume : Volume
+        Protein positive.
+    position : (z, y, x) in Å
+    datedb, embedder, resolution, top, schemes
+        See `identify`.
+
+    Raises
+    ------
+    GeometryError
+        If the place is outside the volume, or no density of a protein's size is there.
+    """
+    datedb.require(embedder)
+    datedb, embedder = closer_look(datedb, embedder)
+    index = np.rint(volume.to_index(position)).astype(int)
+    if (index < 0).any() or (index >= volume.shape).any():
+        raise GeometryError(
+            f"expected a place inside the volume of {volume.shape} voxels (z, y, x)",
+            got=", ".join(map(str, index.tolist())),
+            hint="Click on the volume that is to be asked about.",
+        )
+    preflight = inspect(volume, resolution=resolution, coarsest=max(datedb.banks))
+    one = (slice(index[0], index[0] + 1), slice(index[1], index[1] + 1), slice(index[2], index[2] + 1))
+    box = _grown(one, volume, embedder.window * embedder.voxel_size * 0.75)
+    part = volume.crop(box).loaded()
+    smooth = blurred(part, resolution=preflight.finest, target=min(datedb.banks)).load()
+    here = index - [side.start for side in box]
+    tree = segment_map(smooth, threshold=contour_level(smooth), step=grouping_step(part.voxel_size), steps=STEPS)
+    low, high = (residues * A3_PER_RESIDUE / part.voxel_size**3 for residues in RESIDUES)
+    leaf = _leaf_near(tree.leaves, here, reach=_NEAR / part.voxel_size)
+    nodes = [] if leaf is None else list(dict.fromkeys(int(level[leaf]) for level in tree.levels))
+    nodes = [node for node in nodes if low <= tree.counts[node] <= high]
+    if not nodes:
+        raise GeometryError(
+            f"expected density of {RESIDUES[0]} to {RESIDUES[1]} residues at the place",
+            got="less, or more that does not fall apart",
+            hint="Click into a protein; where it touches others, draw a region and identify that.",
+        )
+    masks = {node: tree.node_mask(node) for node in nodes}
+    answers = {
+        node: _best_answer(
+            part,
+            1,
+            soft_mask(mask, voxel_size=part.voxel_size, width=_EDGE),
+            preflight,
+            datedb,
+            embedder,
+            top,
+            schemes,
+            cut_out=region_windows if datedb.matched else _one_window,
+        )
+        for node, mask in masks.items()
+    }
+    best = max(nodes, key=lambda node: answers[node].candidates[0].cosine if answers[node].candidates else -1.0)
+    volume_A3 = float(tree.counts[best] * part.voxel_size**3)
+    return IdentifiedPlace(replace(answers[best], volume_A3=volume_A3), masks[best], box)
+
+
+def _leaf_near(leaves: np.ndarray, index: np.ndarray, *, reach: float) -> int | None:
+    """The watershed region at a voxel, or the nearest one within reach (voxels)."""
+    above = np.argwhere(leaves > 0)
+    if not len(above):
+        return None
+    distance = ((above - index) ** 2).sum(axis=1)
+    nearest = int(distance.argmin())
+    return int(leaves[tuple(above[nearest])]) if distance[nearest] <= reach**2 else None
+
+
 def whole_map_region(
     volume: Volume, *, resolution: Angstrom | None, target: Angstrom, threshold: float | None = None
 ) -> RegionMask | None:
@@ -487,3 +603,69 @@ def scan_tomogram(  # noqa: PLR0913
     plan = plan_scan(volume, datedb=datedb, embedder=embedder, config=config, source=source, mask=mask, folder=begun)
     yield plan
     yield from run_scan(plan, path, overwrite=overwrite, executor=executor, shard=shard)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written, and the number of hits of the answer."""
+
+    files: tuple[Path, ...]
+    hits: int
+
+
+def export_scan(
+    result: ScanResult,
+    *,
+    labels: Path | None = None,
+    hits: Path | None = None,
+    journal: Path | None = None,
+    convention: Convention = "relion5",
+    tomogram_name: str | None = None,
+    ngff: Literal["0.5", "0.4"] = "0.5",
+    as_scanned: bool = False,
+    overwrite: bool = False,
+) -> Exported:
+    """Write the answer of a scan for other programs, after what people changed about it.
+
+    Parameters
+    ----------
+    result : ScanResult
+        Finished.
+    labels : Path, optional
+        ``.mrc`` or ``.zarr``.
+    hits : Path, optional
+        ``.star`` or ``.csv``.
+    journal : Path, optional
+        Every change, as ``.csv``.
+    convention : {"relion5", "relion3"}
+        How a STAR file counts positions.
+    tomogram_name : str, optional
+        Of a STAR file; the scan's name otherwise.
+    ngff : {"0.5", "0.4"}
+        Version of OME-Zarr.
+    as_scanned : bool
+        Leave the changes out.
+    overwrite : bool
+        Replace files that exist.
+
+    Raises
+    ------
+    ExistingOutputError
+        If one of them is there already; then nothing is written.
+    FormatError
+        If the scan is unfinished, or an ending is unknown.
+    """
+    wanted = [path for path in (hits, labels, journal) if path is not None]
+    for path in wanted:
+        refuse_existing(path, overwrite=overwrite)
+    written = Journal(result.path / "journal.jsonl")
+    changed = bool(written.standing()) and not as_scanned
+    found = corrected_result(result).answer if changed else result.hits
+    if hits is not None:
+        name = tomogram_name or result.path.resolve().stem
+        write_hits(found, hits, volume=result.grid, convention=convention, tomogram_name=name, overwrite=overwrite)
+    if labels is not None:
+        write_labels(corrected_labels(result) if changed else result.labels(), labels, ngff=ngff, overwrite=overwrite)
+    if journal is not None:
+        write_changes_csv(written.changes, journal, overwrite=overwrite)
+    return Exported(tuple(wanted), len(found))

@@ -1,9 +1,14 @@
-"""What napari can open, and whether a path holds a density, labels, or both."""
+"""What napari can open, and whether a path holds a density, labels, both, or a scan."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from napari_plugin._layers import LayerData, label_layer, volume_layer
+from napari_plugin._layers import LayerData, hits_layer, label_layer, score_layer, volume_layer
+
+if TYPE_CHECKING:
+    from cryoscan.io import VolumeFile
+    from cryoscan.scan import ScanResult
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str], list[LayerData]] | None:
@@ -16,6 +21,8 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str], list[LayerData]] | 
     from cryoscan import CryoscanError
     from cryoscan.io import describe
 
+    if _is_scan(Path(path)):
+        return read_scan
     try:
         describe(path)
     except CryoscanError:
@@ -33,7 +40,7 @@ def read(path: str) -> list[LayerData]:
     CryoscanError
         If the voxel size is unset or not the same on every axis, or the file is damaged.
     """
-    from cryoscan.io import describe, open_labels, open_volume
+    from cryoscan.io import VolumeFile, describe, open_labels, open_levels
 
     place, name = Path(path), Path(path).name.split(".")[0]
     info = describe(place)
@@ -42,12 +49,108 @@ def read(path: str) -> list[LayerData]:
         if declared or not place.is_dir():
             labels = open_labels(place)
             if declared or labels.classes:
-                return [label_layer(labels, name=name)]
+                return [label_layer(labels, name=name, coarser=open_levels(place)[1:] if declared else ())]
     inside = _label_maps_inside(place)
     return [
-        volume_layer(open_volume(place), name=name),
+        _with_file(volume_layer, VolumeFile(place), name),
         *(label_layer(open_labels(folder), name=folder.name) for folder in inside),
     ]
+
+
+def read_scan(path: str) -> list[LayerData]:
+    """Read a scan: its volume, scores, domains and hits; of an unfinished one what there is.
+
+    Raises
+    ------
+    CryoscanError
+        If the folder is no scan, or one of another version of cryoscan.
+    """
+    from cryoscan.scan import open_scan
+
+    return list(scan_layers(open_scan(Path(path))).values())
+
+
+def scan_layers(result: "ScanResult") -> dict[str, LayerData]:
+    """The layers of a scan by what they are: volume, score, margin, places and hits, as far as they exist."""
+    from cryoscan.io import VolumeFile
+    from cryoscan.scan import place_numbers, read_found
+
+    name = result.path.stem
+    layers: dict[str, LayerData] = {}
+    source = result.manifest["source"]
+    if source is not None and missing_source(result) is None:
+        layers["volume"] = _with_file(volume_layer, VolumeFile.from_json(source), name)
+    limits = {"score": (0.4, 1.0), "margin": (0.0, 0.2)}
+    for kind, bounds in limits.items():
+        lattice = getattr(result, kind)
+        visible = kind == "score" and not result.is_complete
+        layers[kind] = _of_scan(
+            result, kind, score_layer(lattice, name=f"{name} {kind}", limits=bounds, visible=visible)
+        )
+    if not result.is_complete:
+        return layers
+    found = read_found(result)
+    numbers = place_numbers(result)
+    layers["places"] = _of_scan(result, "places", _places_layer(result, numbers), numbers=numbers is not None)
+    data, settings, kind = hits_layer(found.hits, name=f"{name} hits", diameter=12.0)
+    settings |= {"border_width": 0.1, "shown": found.named()}
+    layers["hits"] = _of_scan(result, "hits", (data, settings, kind))
+    return layers
+
+
+def missing_source(result: "ScanResult") -> str | None:
+    """A sentence if the volume of a scan is not where it was."""
+    source = result.manifest["source"]
+    if source is None or Path(source["path"]).exists():
+        return None
+    return (
+        f"The volume of {result.path.name} is not where it was ({source['path']}), so its density cannot be shown. "
+        "Open it from where it is now."
+    )
+
+
+def _places_layer(result: "ScanResult", numbers: Any) -> LayerData:
+    """Numbers of the places, where they are painted, in the colours of their types; else the labels."""
+    from cryoscan import LabelClass, LabelMap
+    from cryoscan.io import open_levels
+    from cryoscan.scan import corrected_result
+
+    name = f"{result.path.stem} domains"
+    if numbers is None:
+        return label_layer(result.labels(), name=name, coarser=open_levels(result.path / "labels.zarr")[1:])
+    answer = corrected_result(result)
+    hits = answer.hits
+    classes = {
+        place + 1: LabelClass(hits.names[place], hits.types[place], hits.schemes[place])
+        for place in range(len(hits))
+        if answer.kept[place]
+    }
+    coarser = open_levels(result.path / "found.zarr")[1:]
+    data, settings, kind = label_layer(LabelMap(numbers, classes), name=name, coarser=coarser)
+    if "colormap" in settings:
+        settings["colormap"][None] = (0.0, 0.0, 0.0, 0.0)  # places without a name
+    return data, {**settings, "opacity": 0.7}, kind
+
+
+def _with_file(layer: Any, file: "VolumeFile", name: str) -> LayerData:
+    """An image layer that knows its file, so that other processes can open it."""
+    from cryoscan.io import open_levels, planes
+
+    finest, *coarser = open_levels(file.path, voxel_size=file.voxel_size)
+    if file.z_range is not None:
+        finest, coarser = planes(finest, file.z_range), []
+    data, settings, kind = layer(finest, name=name, coarser=coarser)
+    return data, {**settings, "metadata": {"cryoscan": {"file": file.to_json()}}}, kind
+
+
+def _of_scan(result: "ScanResult", role: str, layer: LayerData, **more: Any) -> LayerData:
+    data, settings, kind = layer
+    about = {"scan": str(result.path), "role": role, **more}
+    return data, {**settings, "metadata": {"cryoscan": about}}, kind
+
+
+def _is_scan(place: Path) -> bool:
+    return place.suffix == ".scan" and (place / "manifest.json").is_file()
 
 
 def _label_maps_inside(place: Path) -> list[Path]:

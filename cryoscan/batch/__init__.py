@@ -12,6 +12,7 @@ folder. There::
 from cryoscan.batch.config import BatchConfig, VolumeSettings
 from cryoscan.batch.inputs import BatchVolume, find_volumes
 from cryoscan.batch.plan import BatchItem, plan_batch
+from cryoscan.batch.recipe import read_recipe, write_recipe
 from cryoscan.batch.run import (
     BatchEvent,
     BatchFinished,
@@ -51,9 +52,11 @@ __all__ = [
     "find_volumes",
     "plan_batch",
     "preview_batch",
+    "read_recipe",
     "read_rows",
     "run_batch",
     "seconds_per_A3",
     "write_all_hits",
+    "write_recipe",
     "write_summary",
 ]

@@ -2,15 +2,12 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cryoscan.cli import options as o
 from cryoscan.cli import show
-
-if TYPE_CHECKING:
-    from cryoscan.scan import ScanResult
 
 
 class StarConvention(StrEnum):
@@ -41,6 +38,12 @@ def export(
     tomogram_name: Annotated[
         str | None, typer.Option("--tomogram-name", help="rlnTomoName; the scan's name otherwise.", show_default=False)
     ] = None,
+    journal: Annotated[
+        Path | None, typer.Option("--journal", help="What people changed about it, as .csv.", show_default=False)
+    ] = None,
+    as_scanned: Annotated[
+        bool, typer.Option("--as-scanned", help="Leave out what people changed in the viewer.")
+    ] = False,
     ngff: Annotated[Ngff, typer.Option("--ngff", help="Version of OME-Zarr.")] = Ngff.v05,
     overwrite: o.Overwrite = False,
     as_json: o.Json = False,
@@ -49,47 +52,28 @@ def export(
 
     Example: cryoscan export tomogram.scan --labels labels.mrc --hits hits.star
     """
-    from cryoscan.errors import ConfigError, refuse_existing
-    from cryoscan.io import write_labels
+    from cryoscan.errors import ConfigError
     from cryoscan.scan import open_scan
+    from cryoscan.workflows import export_scan
 
     result = open_scan(path)
-    if labels is None and hits is None:
+    if labels is None and hits is None and journal is None:
         raise ConfigError(
-            "expected --labels or --hits", got="neither", hint="Say what to write, e.g. --hits hits.star."
+            "expected --labels, --hits or --journal", got="none", hint="Say what to write, e.g. --hits hits.star."
         )
-    for wanted in (labels, hits):  # nothing is written if one of them cannot be
-        if wanted is not None:
-            refuse_existing(wanted, overwrite=overwrite)
-    if hits is not None:
-        name = tomogram_name or path.resolve().stem
-        write_hits(result, hits, convention=star_convention, tomogram_name=name, overwrite=overwrite)
-    if labels is not None:
-        write_labels(result.labels(), labels, ngff=ngff.value, overwrite=overwrite)
-    outputs = [str(wanted) for wanted in (labels, hits) if wanted is not None]
+    written = export_scan(
+        result,
+        labels=labels,
+        hits=hits,
+        journal=journal,
+        convention=star_convention.value,
+        tomogram_name=tomogram_name,
+        ngff=ngff.value,
+        as_scanned=as_scanned,
+        overwrite=overwrite,
+    )
+    outputs = [str(file) for file in written.files]
     if as_json:
-        show.print_json({"outputs": outputs, "hits": len(result.hits)})
+        show.print_json({"outputs": outputs, "hits": written.hits})
     else:
-        show.line(f"{len(result.hits)} hits; written: {', '.join(outputs)}")
-
-
-def write_hits(
-    result: "ScanResult", path: Path, *, convention: StarConvention, tomogram_name: str, overwrite: bool
-) -> None:
-    """Write hits as the name says."""
-    from cryoscan.errors import FormatError
-    from cryoscan.export import write_hits_csv, write_star
-
-    if path.suffix.lower() == ".csv":
-        write_hits_csv(result.hits, path, volume=result.grid, overwrite=overwrite)
-    elif path.suffix.lower() == ".star":
-        write_star(
-            result.hits,
-            path,
-            volume=result.grid,
-            convention=convention.value,
-            tomogram_name=tomogram_name,
-            overwrite=overwrite,
-        )
-    else:
-        raise FormatError("expected hits to end in .star or .csv", got=path.name, hint="The ending chooses the format.")
+        show.line(f"{written.hits} hits; written: {', '.join(outputs)}")

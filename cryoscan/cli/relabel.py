@@ -30,6 +30,10 @@ def relabel(
         float | None,
         typer.Option("--false-positive-rate", help="Share of noise regions that may pass.", show_default=False),
     ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--recipe", metavar="YAML", help="Thresholds that were saved in the viewer.", show_default=False),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace NEW.scan.")] = False,
     as_json: o.Json = False,
 ) -> None:
@@ -37,6 +41,7 @@ def relabel(
 
     Example: cryoscan relabel tomogram.scan --min-confidence 0.8 -o strict.scan
     """
+    from cryoscan.batch import read_recipe
     from cryoscan.datedb import open_datedb
     from cryoscan.datedb.build import embedder_for
     from cryoscan.scan import ScanFinished, open_scan, relabel
@@ -47,7 +52,8 @@ def relabel(
         "min_distance_A": min_distance,
         "false_positive_rate": false_positive_rate,
     }
-    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    settings: dict[str, Any] = {} if recipe is None else read_recipe(recipe)
+    settings |= {key: value for key, value in given.items() if value is not None}
     own = open_scan(path).manifest.get("datedb")
     db = open_datedb(datedb if datedb is not None or own is None else Path(own))
     events = relabel(path, datedb=db, embedder=embedder_for(db), settings=settings, output=output, overwrite=overwrite)

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from cryoscan.datedb.build import DomainEmbedded, build_datedb, embedder_for
 from cryoscan.datedb.config import DateDBConfig
 from cryoscan.datedb.files import open_datedb
@@ -14,6 +16,13 @@ from cryoscan.datedb.store import DateDB, Entry
 from cryoscan.errors import MissingFileError, refuse_existing
 from cryoscan.models import InvariantEmbedder
 from cryoscan.provenance import Provenance, fingerprint_file
+from cryoscan.segment import soft_mask
+from cryoscan.units import Angstrom
+from cryoscan.volume import Volume
+from cryoscan.windows import region_window
+
+_EDGE: Angstrom = 3.0
+"""Over which the masks of regions fall off."""
 
 
 def build_from_files(
@@ -94,6 +103,50 @@ def add_structures(
         more = db.with_entries(event.result.entries, event.result.banks, shapes=event.result.shapes)
         more = replace(more, names={**db.names, **event.result.names}, provenance=provenance)
         yield replace(event, result=more.write(path, overwrite=True, dtype=stored_dtype(db)))
+
+
+def add_regions(
+    db: DateDB, volume: Volume, regions: Sequence[tuple[Entry, np.ndarray]], path: Path, *, resolution: Angstrom
+) -> DateDB:
+    """Write a DateDB with regions of a measured volume as entries beside those of `db`.
+
+    Parameters
+    ----------
+    db : DateDB
+    volume : Volume
+        Protein positive.
+    regions : sequence of (Entry, array)
+        Mask of each on the volume's grid, `z y x`; the `row` of the entries is set here.
+    path : Path
+        Where the larger database goes; may be the place of `db`, which is replaced at the end.
+    resolution : Angstrom
+        Of the volume. Banks that are finer get its density as it is.
+
+    Raises
+    ------
+    GeometryError
+        If an id is in the database already, or a region holds no density.
+    MismatchError
+        If the database was written by an embedder that is not at hand.
+    """
+    embedder = embedder_for(db, contour=0.0)
+    soft = [soft_mask(mask, voxel_size=volume.voxel_size, width=_EDGE) for _, mask in regions]
+    windows = {
+        bank: np.stack([region_window(volume, part, embedder, resolution=resolution, bank=bank) for part in soft])
+        for bank in db.banks
+    }
+    banks = {bank: embedder.embed(some) for bank, some in windows.items()}
+    shapes = None
+    if db.shapes is not None:
+        from cryoscan.models.shape import Shapes
+
+        shapes = Shapes.of_windows(np.clip(windows[min(db.banks)], 0, None))
+    entries = [replace(entry, row=row) for row, (entry, _) in enumerate(regions)]
+    inputs = {"datedb": db.fingerprint}
+    more = replace(
+        db.with_entries(entries, banks, shapes=shapes), provenance=Provenance("cryoscan datedb add", inputs=inputs)
+    )
+    return more.write(path, overwrite=True, dtype=stored_dtype(db))
 
 
 def stored_dtype(db: DateDB) -> str:

@@ -8,6 +8,7 @@ Positions leave the package here and only here in x, y, z: `write_star` for RELI
 All writers refuse to overwrite unless told, and write beside before they rename.
 """
 
+from cryoscan.export.hits import write_hits
 from cryoscan.export.report import (
     Figure,
     Section,
@@ -29,6 +30,7 @@ __all__ = [
     "centred_positions_xyz",
     "hits_table",
     "slices_figure",
+    "write_hits",
     "write_hits_csv",
     "write_hits_csv_of_many",
     "write_star_of_many",

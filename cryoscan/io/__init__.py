@@ -12,7 +12,16 @@ from cryoscan.io.projects import Project, ProjectTomogram, is_project, read_proj
 from cryoscan.io.store import StructureStore
 from cryoscan.io.structures import read_structure, write_structure
 from cryoscan.io.tables import DomainRow, parse_ranges, read_domains, read_scope_names
-from cryoscan.io.volumes import VolumeFile, VolumeInfo, describe, open_volume, planes, require_usable, write_volume
+from cryoscan.io.volumes import (
+    VolumeFile,
+    VolumeInfo,
+    describe,
+    open_levels,
+    open_volume,
+    planes,
+    require_usable,
+    write_volume,
+)
 
 if TYPE_CHECKING:
     from cryoscan.io.omezarr import build_pyramid, create_zarr, open_zarr_array, stored_parts
@@ -29,6 +38,7 @@ __all__ = [
     "describe",
     "is_project",
     "open_labels",
+    "open_levels",
     "open_volume",
     "open_zarr_array",
     "parse_ranges",

@@ -196,6 +196,40 @@ def open_stored(path: Path, *, voxel_size: Angstrom | None = None, near_voxel_si
     return open_mrc(path, voxel_size=voxel_size)
 
 
+def open_levels(path: Path | str, *, voxel_size: Angstrom | None = None) -> list[Volume]:
+    """Open every resolution in which a volume is stored, finest first, with the values of the file; lazily.
+
+    An MRC file has one. Levels whose voxels are no cubes are left out.
+
+    Parameters
+    ----------
+    path : Path or str
+    voxel_size : Angstrom, optional
+        Of the finest level, in place of the file's own.
+
+    Raises
+    ------
+    MissingFileError, FormatError, GeometryError
+        As `open_volume`.
+    """
+    finest = open_stored(Path(path), voxel_size=voxel_size)
+    if not _is_omezarr(Path(path)):
+        return [finest]
+    from cryoscan.io.omezarr import read_image
+
+    first, *coarser = read_image(Path(path)).levels
+    volumes = [finest]
+    for level in coarser:
+        if level.is_isotropic:
+            unit = finest.voxel_size / first.edge
+            z, y, x = (
+                o + (c - f) * unit for o, c, f in zip(finest.origin, level.translation, first.translation, strict=True)
+            )
+            data = LazyArray(level.array, np.dtype(level.array.dtype))
+            volumes.append(Volume(data, level.edge * unit, (z, y, x)))
+    return volumes
+
+
 def write_volume(
     volume: Volume,
     path: Path | str,

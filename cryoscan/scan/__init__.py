@@ -12,6 +12,9 @@ A scan is a folder::
         places/<n>.npz       regions at the best points of each tile, and their vectors
         failed/<n>.json      tiles that cannot be computed, and why
         hits.json            places found, Å
+        found.json           … and those without a name: what thresholds choose from
+        found.zarr           number of the place that a voxel belongs to, painted for those who look again
+        journal.jsonl        what people changed
         labels.zarr          OME-Zarr: domain type per voxel of the volume's own grid
         instances.zarr       OME-Zarr: which hit, or connected piece, a voxel belongs to
         summary.json
@@ -22,17 +25,33 @@ their places, then blocks of labels), each written whole before it is marked as 
 scan continues with the first piece that is missing. Changed settings or inputs are refused.
 """
 
-from cryoscan.scan.config import ScanConfig
+from cryoscan.scan.config import ScanConfig, TypeThresholds
 from cryoscan.scan.engine import ScanEvent, ScanFinished, ShardDone, TileDone, run_scan
 from cryoscan.scan.executors import Executor, InProcess, local_workers, scheduler_workers
-from cryoscan.scan.finish import LabelsPainted, PlacesNamed
+from cryoscan.scan.finish import LabelsPainted, PlacesNamed, hits_so_far
+from cryoscan.scan.folder import discard_unfinished
+from cryoscan.scan.found import FoundPlaces, read_found
+from cryoscan.scan.journal import (
+    Change,
+    Corrected,
+    Journal,
+    corrected,
+    corrected_labels,
+    corrected_result,
+    write_changes_csv,
+)
 from cryoscan.scan.plan import ScanPlan, Speed, plan_scan
 from cryoscan.scan.relabel import relabel
 from cryoscan.scan.result import ScanResult, open_scan
+from cryoscan.scan.review import likeness, paint_places, place_numbers, project
 
 __all__ = [
+    "Change",
+    "Corrected",
     "Executor",
+    "FoundPlaces",
     "InProcess",
+    "Journal",
     "LabelsPainted",
     "PlacesNamed",
     "ScanConfig",
@@ -43,10 +62,22 @@ __all__ = [
     "ShardDone",
     "Speed",
     "TileDone",
+    "TypeThresholds",
+    "corrected",
+    "corrected_labels",
+    "corrected_result",
+    "discard_unfinished",
+    "hits_so_far",
+    "likeness",
     "local_workers",
     "open_scan",
+    "paint_places",
+    "place_numbers",
     "plan_scan",
+    "project",
+    "read_found",
     "relabel",
     "run_scan",
     "scheduler_workers",
+    "write_changes_csv",
 ]

@@ -7,6 +7,17 @@ from pydantic import Field
 from cryoscan.config import Config
 
 
+class TypeThresholds(Config):
+    """What a region must reach to be named as one type; what is unset is as for all types."""
+
+    min_score: float | None = Field(default=None, ge=-1, le=1)
+    """Cosine from which on."""
+    min_margin: float | None = Field(default=None, ge=0, le=2)
+    """Lead over the next type from which on."""
+    min_volume_A3: float | None = Field(default=None, ge=0)
+    """Volume of the region from which on, Å³."""
+
+
 class ScanConfig(Config):
     """How a volume is scanned."""
 
@@ -24,6 +35,12 @@ class ScanConfig(Config):
     """Cosine from which on a region is named; unset = from the false-positive rate, at least 0.8."""
     min_confidence: float = Field(default=0.5, ge=0, le=1)
     """Probability of being right from which on a region is named; where the DateDB is calibrated."""
+    min_margin: float | None = Field(default=None, ge=0, le=2)
+    """Lead of the cosine over that of the next type from which on a region is named; unset = any."""
+    min_volume_A3: float | None = Field(default=None, ge=0)
+    """Volume of a region from which on it is named, Å³; unset = any. Only where places are cut out."""
+    per_type: dict[str, TypeThresholds] | None = None
+    """Type, such as 1.10.490.10 → what is different for it."""
     min_distance_A: float = Field(default=25.0, gt=0)
     """Hits closer than this to a better one are dropped."""
     candidates: int = Field(default=5, ge=2, le=20)
@@ -38,6 +55,14 @@ class ScanConfig(Config):
     """Embed even if the volume is too coarse for the database; the names then mean little."""
 
     labelling: ClassVar[frozenset[str]] = frozenset(
-        {"false_positive_rate", "min_score", "min_confidence", "min_distance_A"}
+        {
+            "false_positive_rate",
+            "min_score",
+            "min_confidence",
+            "min_margin",
+            "min_volume_A3",
+            "per_type",
+            "min_distance_A",
+        }
     )
     """Settings that only choose among what the tiles hold: `relabel` changes them without scanning again."""

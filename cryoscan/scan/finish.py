@@ -8,14 +8,13 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from cryoscan.errors import ResourceError
 from cryoscan.hits import Hits
@@ -24,9 +23,9 @@ from cryoscan.labels import LabelClass
 from cryoscan.provenance import write_atomically
 from cryoscan.scan.executors import Executor, Work
 from cryoscan.scan.folder import finished_tiles, read_lattice
+from cryoscan.scan.found import PlaceTable, apart, hits_of, table_of, write_found
 from cryoscan.scan.places import (
     NULL,
-    best_of_places,
     find_places,
     mask_edge,
     null_threshold,
@@ -35,6 +34,7 @@ from cryoscan.scan.places import (
 )
 from cryoscan.scan.plan import ScanPlan
 from cryoscan.scan.result import hits_to_json
+from cryoscan.scan.thresholds import is_named
 from cryoscan.segment import join_blocks, label_block
 from cryoscan.tiles import Tiling
 from cryoscan.units import Box, Shape
@@ -102,63 +102,37 @@ def places_to_find(plan: ScanPlan, path: Path) -> tuple[list[int], int]:
 # ---------------------------------------------------------------- names
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Table:
-    """One row per place, best first: what it is called and where its mask is.
-
-    Parameters
-    ----------
-    position : float64 array, `n 3`
-    score, margin : float array, `n`
-    type, entry : int array, `n`
-    tile, region : int array, `n`
-        Where the mask is: region number of the places of a tile.
-    start : int array, `n 3`
-        First voxel of the mask on the embedder's grid.
-    """
-
-    position: np.ndarray
-    score: np.ndarray
-    margin: np.ndarray
-    type: np.ndarray
-    entry: np.ndarray
-    tile: np.ndarray
-    region: np.ndarray
-    start: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.score)
-
-    def take(self, rows: np.ndarray) -> "_Table":
-        return _Table(*(getattr(self, name)[rows] for name in self.__slots__))
-
-    @property
-    def digest(self) -> str:
-        content = hashlib.sha256()
-        for name in self.__slots__:
-            content.update(np.ascontiguousarray(getattr(self, name)).tobytes())
-        return content.hexdigest()[:12]
-
-
 def finish(
     plan: ScanPlan, path: Path, *, executor: Executor, failed: Mapping[int, Mapping[str, object]]
 ) -> Iterator[LabelsPainted]:
     """Turn the places of a scanned volume into hits and labels, and write the summary last."""
     threshold: float | None = None
-    places = named = _table(plan, path, ())
+    places = named = table_of(plan, path, ())
     reports = finished_tiles(plan, path)
     if plan.scannable:
         threshold = _threshold(plan, path)
-        places = _apart(_table(plan, path, sorted(i for i, r in reports.items() if r.windows)), plan)
-        named = places.take(_is_named(plan, places.score, places.margin, threshold))
-    hits = _hits(plan, named)
+        places = apart(table_of(plan, path, sorted(i for i, r in reports.items() if r.windows)), plan)
+        named = places.take(_is_named(plan, places.score, places.margin, places.type, threshold, places.voxels))
+    hits = hits_of(plan, named)
     (path / "summary.json").unlink(missing_ok=True)  # of an earlier run, whose labels go
     yield from _paint_all(plan, path, named, threshold, executor)
     write_atomically(path / "hits.json", hits_to_json(hits))
+    write_found(plan, path, places, threshold=1.0 if threshold is None else threshold)
     windows = sum(report.windows for report in reports.values())
     summary = _summary(plan, threshold, hits, unnamed=len(places) - len(named), windows=windows)
     summary["failed"] = [{"tile": index, **reason} for index, reason in failed.items()]
     write_atomically(path / "summary.json", json.dumps(summary, indent=1))
+
+
+def hits_so_far(plan: ScanPlan, path: Path) -> Hits:
+    """What an unfinished scan would name; its last places may still drop some of them."""
+    if not plan.scannable or (plan.config.min_score is None and read_places(plan, path, NULL) is None):
+        return hits_of(plan, table_of(plan, path, ()))
+    places = apart(table_of(plan, path, sorted(finished_tiles(plan, path))), plan)
+    threshold = _threshold(plan, path)
+    return hits_of(
+        plan, places.take(_is_named(plan, places.score, places.margin, places.type, threshold, places.voxels))
+    )
 
 
 def _threshold(plan: ScanPlan, path: Path) -> float:
@@ -168,66 +142,24 @@ def _threshold(plan: ScanPlan, path: Path) -> float:
     return null_threshold(plan, noise if noise is not None else find_places(plan, path, NULL))
 
 
-def _table(plan: ScanPlan, path: Path, tiles: Sequence[int]) -> _Table:
-    """The best name of every place of some tiles."""
-    parts: list[_Table] = []
-    for tile in tiles:
-        places = read_places(plan, path, tile)
-        if places is None or not len(places):
-            continue
-        best = best_of_places(plan, places)
-        rows = best.region
-        parts.append(
-            _Table(
-                places.position[rows],
-                best.score,
-                best.margin,
-                best.type.astype(np.int64),
-                best.entry.astype(np.int64),
-                np.full(len(rows), tile),
-                rows,
-                places.start[rows],
-            )
-        )
-    if not parts:
-        none, whole = np.zeros(0), np.zeros(0, np.int64)
-        return _Table(np.zeros((0, 3)), none, none, whole, whole, whole, whole, np.zeros((0, 3), np.int64))
-    return _Table(*(np.concatenate([getattr(part, name) for part in parts]) for name in _Table.__slots__))
-
-
-def _apart(places: _Table, plan: ScanPlan) -> _Table:
-    """One global non-maximum suppression over all places, best first."""
-    z, y, x = places.position.T
-    places = places.take(np.lexsort((x, y, z, -places.score)))
-    gone = np.zeros(len(places), bool)
-    kept = []
-    tree = cKDTree(places.position) if len(places) else None
-    for i in range(len(places)):
-        if not gone[i]:
-            assert tree is not None
-            kept.append(i)
-            gone[tree.query_ball_point(places.position[i], plan.config.min_distance_A)] = True
-    return places.take(np.array(kept, np.int64))
-
-
-def _is_named(plan: ScanPlan, score: np.ndarray, margin: np.ndarray, threshold: float) -> np.ndarray:
-    """Whether places stand out of the noise and their names are more likely right than not."""
-    confidence = plan.naming[0].confidences(score, margin, bank=plan.bank)
-    sure = np.ones(score.shape, bool) if confidence is None else confidence >= plan.config.min_confidence
-    return np.asarray((score >= threshold) & sure)
-
-
-def _hits(plan: ScanPlan, named: _Table) -> Hits:
-    keys = [plan.datedb.types[type_] for type_ in named.type]
-    return Hits(
-        named.position.reshape(-1, 3),
-        named.type + 1,
-        [type_ for _, type_ in keys],
-        [scheme for scheme, _ in keys],
-        [plan.datedb.name(*key) for key in keys],
-        [plan.datedb.entries[entry].id for entry in named.entry],
-        named.score,
-        named.margin,
+def _is_named(
+    plan: ScanPlan,
+    score: np.ndarray,
+    margin: np.ndarray,
+    type_: np.ndarray,
+    threshold: float,
+    voxels: np.ndarray | None = None,
+) -> np.ndarray:
+    """Whether places, or lattice points, get their name."""
+    return is_named(
+        plan.config,
+        threshold=threshold,
+        types=[name for _, name in plan.datedb.types],
+        type_=type_,
+        score=score,
+        margin=margin,
+        confidence=plan.naming[0].confidences(score, margin, bank=plan.bank),
+        volume_A3=voxels * plan.embedder.voxel_size**3 if voxels is not None and plan.embedder.needs_mask else None,
     )
 
 
@@ -235,7 +167,7 @@ def _hits(plan: ScanPlan, named: _Table) -> Hits:
 
 
 def _paint_all(
-    plan: ScanPlan, path: Path, named: _Table, threshold: float | None, executor: Executor
+    plan: ScanPlan, path: Path, named: PlaceTable, threshold: float | None, executor: Executor
 ) -> Iterator[LabelsPainted]:
     """Write the label and the instance volume on the volume's own grid, beside; then put them in place.
 
@@ -248,7 +180,7 @@ def _paint_all(
     part = path / f"labels.{_digest(plan, named, threshold)}.part"
     if not part.is_dir():
         _create_labels(plan, path, part, named, threshold)
-    blocks = Tiling(plan.volume.shape, _shard(plan.volume.shape))
+    blocks = Tiling(plan.volume.shape, shard_of(plan.volume.shape))
     touched = _touched(plan, path, named, blocks, threshold)
     waiting = [number for number in touched if not (part / "done" / str(number)).exists()]
     before, start = len(touched) - len(waiting), time.monotonic()
@@ -281,20 +213,21 @@ def _paint_all(
         shutil.rmtree(stale)
 
 
-def _digest(plan: ScanPlan, named: _Table, threshold: float | None) -> str:
-    settings = [plan.signature, named.digest, threshold, plan.config.min_confidence, plan.embedder.needs_mask]
+def _digest(plan: ScanPlan, named: PlaceTable, threshold: float | None) -> str:
+    choosing = plan.config.model_dump(mode="json", include=set(plan.config.labelling))
+    settings = [plan.signature, named.digest, threshold, choosing, plan.embedder.needs_mask]
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
 
 
-def _create_labels(plan: ScanPlan, path: Path, part: Path, named: _Table, threshold: float | None) -> None:
+def _create_labels(plan: ScanPlan, path: Path, part: Path, named: PlaceTable, threshold: float | None) -> None:
     beside = part.with_suffix(".new")
     shutil.rmtree(beside, ignore_errors=True)
     (beside / "done").mkdir(parents=True)
     keys = plan.datedb.types
     used = np.unique(named.type) if plan.embedder.needs_mask else np.arange(len(keys))
     classes = {int(n) + 1: LabelClass(plan.datedb.name(*keys[n]), keys[n][1], keys[n][0]) for n in used}
-    shards = _shard(plan.volume.shape)
-    chunks = _chunk(shards)
+    shards = shard_of(plan.volume.shape)
+    chunks = chunk_of(shards)
     kinds = {"labels": (np.uint16, classes), "instances": (np.uint32, {})}
     if not plan.embedder.needs_mask:
         kinds["pieces"] = (np.uint32, {})  # of instances, numbered block by block
@@ -316,29 +249,40 @@ def _create_labels(plan: ScanPlan, path: Path, part: Path, named: _Table, thresh
     beside.rename(part)
 
 
-def _shard(shape: Shape) -> Shape:
+def shard_of(shape: Shape) -> Shape:
+    """Blocks in which labels of a volume are painted."""
     z, y, x = (min(_SHARD, -(-size // _CHUNK) * _CHUNK) for size in shape)
     return z, y, x
 
 
-def _chunk(shards: Shape) -> Shape:
+def chunk_of(shards: Shape) -> Shape:
+    """Chunks of these blocks."""
     return (_CHUNK, _CHUNK, _CHUNK) if min(shards) >= _CHUNK else shards
 
 
-def _touched(plan: ScanPlan, path: Path, named: _Table, blocks: Tiling, threshold: float | None) -> list[int]:
+def _touched(plan: ScanPlan, path: Path, named: PlaceTable, blocks: Tiling, threshold: float | None) -> list[int]:
     """Blocks of the label volume that may get a label."""
     if threshold is None:
         return []
-    ratio = plan.embedder.voxel_size / plan.volume.voxel_size
     if plan.embedder.needs_mask:
-        edge = mask_edge(plan)
-        low, high = named.start - 1, named.start + edge + 1
-    else:
-        tiles = [plan.tiling.box(i) for i, report in finished_tiles(plan, path).items() if report.windows]
-        corners = [[[b.start for b in box], [b.stop for b in box]] for box in tiles]
-        points = np.array(corners, np.float64).reshape(-1, 2, 3)
-        centres = plan.grid.centres(points)
-        low, high = centres[:, 0] - plan.config.stride_voxels, centres[:, 1] + plan.config.stride_voxels
+        return touched_blocks(plan, named, blocks)
+    tiles = [plan.tiling.box(i) for i, report in finished_tiles(plan, path).items() if report.windows]
+    corners = [[[b.start for b in box], [b.stop for b in box]] for box in tiles]
+    points = np.array(corners, np.float64).reshape(-1, 2, 3)
+    centres = plan.grid.centres(points)
+    return _blocks_between(
+        centres[:, 0] - plan.config.stride_voxels, centres[:, 1] + plan.config.stride_voxels, plan, blocks
+    )
+
+
+def touched_blocks(plan: ScanPlan, places: PlaceTable, blocks: Tiling) -> list[int]:
+    """Blocks of the volume into which the masks of places may reach."""
+    return _blocks_between(places.start - 1, places.start + mask_edge(plan) + 1, plan, blocks)
+
+
+def _blocks_between(low: np.ndarray, high: np.ndarray, plan: ScanPlan, blocks: Tiling) -> list[int]:
+    """Blocks that boxes on the embedder's grid meet."""
+    ratio = plan.embedder.voxel_size / plan.volume.voxel_size
     first = np.floor(low * ratio / blocks.core).astype(int).clip(0)
     last = np.minimum(np.floor(high * ratio / blocks.core).astype(int), np.array(blocks.counts) - 1)
     found: set[int] = set()
@@ -351,10 +295,10 @@ def _touched(plan: ScanPlan, path: Path, named: _Table, blocks: Tiling, threshol
 
 def _paint(plan: ScanPlan, part: Path, number: int, _: None) -> int:
     """Write a block of labels and instances; returns the number of labelled voxels."""
-    box = Tiling(plan.volume.shape, _shard(plan.volume.shape)).box(number)
+    box = Tiling(plan.volume.shape, shard_of(plan.volume.shape)).box(number)
     named, threshold = _read_named(part)
     if plan.embedder.needs_mask:
-        name, (labels, numbers) = "instances", _paint_regions(plan, part.parent, box, named)
+        name, (labels, numbers) = "instances", paint_regions(plan, part.parent, box, named)
     else:
         labels = _paint_lattice(plan, part.parent, box, threshold)
         name, numbers = "pieces", label_block(labels)
@@ -369,12 +313,12 @@ PAINT = Work("label blocks written", _nothing, _paint)
 
 
 @lru_cache(maxsize=1)
-def _read_named(part: Path) -> tuple[_Table, float]:
+def _read_named(part: Path) -> tuple[PlaceTable, float]:
     with np.load(part / "named.npz", allow_pickle=False) as stored:
-        return _Table(*(stored[name] for name in _Table.__slots__)), float(stored["threshold"])
+        return PlaceTable(*(stored[name] for name in PlaceTable.__slots__)), float(stored["threshold"])
 
 
-def _paint_regions(plan: ScanPlan, path: Path, box: Box, named: _Table) -> tuple[np.ndarray, np.ndarray]:
+def paint_regions(plan: ScanPlan, path: Path, box: Box, named: PlaceTable) -> tuple[np.ndarray, np.ndarray]:
     """Types and hit numbers of a box of the volume, from the masks of the hits that reach into it."""
     ratio = plan.volume.voxel_size / plan.embedder.voxel_size
     working = [np.rint(np.arange(part.start, part.stop) * ratio).astype(int) for part in box]
@@ -413,9 +357,10 @@ def _paint_lattice(plan: ScanPlan, path: Path, box: Box, threshold: float) -> np
     ]
     lattice = tuple(slice(int(index[0]), int(index[-1]) + 1) for index in nearest)
     score, margin = (read_lattice(path, name, lattice).astype(np.float64) for name in ("score", "margin"))
-    named = _is_named(plan, score, margin, threshold) & (score > 0)
     group = zarr.open_group(path / "topk.zarr", mode="r")
-    types = np.where(named, np.asarray(group["types"][(0, *lattice)]) + 1, 0).astype(np.uint16)
+    best = np.asarray(group["types"][(0, *lattice)])
+    named = _is_named(plan, score, margin, best, threshold) & (score > 0)
+    types = np.where(named, best + 1, 0).astype(np.uint16)
     if not types.any():
         return np.zeros([len(index) for index in nearest], np.uint16)
     spread = types[np.ix_(*(index - index[0] for index in nearest))]
@@ -448,6 +393,6 @@ def _summary(plan: ScanPlan, threshold: float | None, hits: Hits, *, unnamed: in
         "windows": windows,
         "bank_A": plan.bank,
         "contour": plan.contour + plan.background,
-        "labelled_with": {name: getattr(plan.config, name) for name in sorted(plan.config.labelling)},
+        "labelled_with": plan.config.model_dump(mode="json", include=set(plan.config.labelling)),
         "warnings": list(plan.preflight.warnings),
     }

@@ -88,6 +88,25 @@ def prepare(plan: ScanPlan, path: Path, *, overwrite: bool, workers: int = 1) ->
         shutil.rmtree(gone, ignore_errors=True)
 
 
+def discard_unfinished(path: Path) -> None:
+    """Remove the folder of a scan that was begun and is not wanted any more.
+
+    Raises
+    ------
+    ExistingOutputError
+        If it is finished, something else, or being written.
+    """
+    _read_manifest(path)
+    if (path / "summary.json").is_file():
+        raise ExistingOutputError(
+            "expected an unfinished scan", got=f"{path}, which is complete", hint="Remove it by hand, if you must."
+        )
+    with exclusive(path):
+        gone = path.with_name(f".{path.name}.{os.getpid()}.old")
+        path.rename(gone)
+    shutil.rmtree(gone)
+
+
 def write_manifest(plan: ScanPlan, path: Path) -> None:
     """Say what the scan is made of."""
     content = {

@@ -20,7 +20,6 @@ from cryoscan.errors import ConfigError, FormatError, MismatchError
 from cryoscan.io import VolumeFile
 from cryoscan.io.replacing import replacing
 from cryoscan.preflight import Preflight
-from cryoscan.provenance import Provenance
 from cryoscan.scan.config import ScanConfig
 from cryoscan.scan.engine import ScanEvent, ScanFinished, TileDone
 from cryoscan.scan.executors import InProcess
@@ -36,7 +35,7 @@ from cryoscan.scan.folder import (
 )
 from cryoscan.scan.places import NULL, add_places, named, peaks, read_places, write_places
 from cryoscan.scan.plan import ScanPlan
-from cryoscan.scan.result import open_scan
+from cryoscan.scan.result import ScanResult, open_scan
 from cryoscan.tiles import Tiling, WindowGrid
 from cryoscan.units import Box
 from cryoscan.volume import Volume
@@ -94,7 +93,7 @@ def relabel(
         )
     datedb.require(embedder)
     target = path if output is None else output.absolute()
-    plan = _plan_of(before.manifest, before.provenance, datedb, embedder, settings)
+    plan = plan_again(before, datedb=datedb, embedder=embedder, settings=settings)
     if plan.naming[1].fingerprint != before.manifest["named_by"]:
         raise MismatchError(
             "expected a DateDB that names places as the scan's own does",
@@ -122,15 +121,12 @@ def _link(source: str, target: str) -> str:
     return target
 
 
-def _plan_of(
-    manifest: Mapping[str, Any],
-    provenance: Provenance,
-    datedb: DateDB,
-    embedder: Embedder,
-    settings: Mapping[str, Any],
+def plan_again(
+    result: ScanResult, *, datedb: DateDB, embedder: Embedder, settings: Mapping[str, Any] | None = None
 ) -> ScanPlan:
     """The plan of a scan, from its manifest; the volume is there if its file still is."""
-    config = ScanConfig.build(**{**provenance.config, **settings})
+    manifest, provenance = result.manifest, result.provenance
+    config = ScanConfig.build(**{**provenance.config, **(settings or {})})
     datedb = datedb.in_scheme(config.scheme)
     planned = manifest["planned"]
     about = manifest["volume"]

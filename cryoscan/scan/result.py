@@ -1,6 +1,7 @@
 """A scan on disk, read back as values."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,26 +81,32 @@ class ScanResult:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Numbers of a complete scan: windows, threshold, hits per type, verdict, warnings."""
-        self._require_complete()
+        self.require_complete()
         return dict(json.loads((self.path / "summary.json").read_text(encoding="utf-8")))
 
     @cached_property
     def hits(self) -> Hits:
         """Places found, best first."""
-        self._require_complete()
+        self.require_complete()
         return read_hits(self.path / "hits.json")
 
     def labels(self) -> LabelMap:
         """Domain type per voxel of the scanned volume."""
-        self._require_complete()
+        self.require_complete()
         return open_labels(self.path / "labels.zarr")
 
     def instances(self) -> Volume:
         """Number of the hit, or of the connected piece, that each voxel belongs to; 0 for none."""
-        self._require_complete()
+        self.require_complete()
         return open_volume(self.path / "instances.zarr")
 
-    def _require_complete(self) -> None:
+    def require_complete(self) -> None:
+        """Refuse an unfinished scan.
+
+        Raises
+        ------
+        FormatError
+        """
         if not self.is_complete:
             raise FormatError(
                 "expected a complete scan",
@@ -161,7 +168,11 @@ def hits_to_json(hits: Hits) -> str:
 
 def read_hits(path: Path) -> Hits:
     """Read what `hits_to_json` gave."""
-    values = json.loads(path.read_text(encoding="utf-8"))
+    return hits_from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def hits_from_json(values: Mapping[str, Any]) -> Hits:
+    """The inverse of `hits_to_json`, of values that are no text any more."""
     return Hits(
         np.asarray(values["positions_zyx_A"], np.float64).reshape(-1, 3),
         np.asarray(values["labels"], np.int64),

@@ -20,9 +20,11 @@ from cryoscan.segment.regions import (
     component_at,
     region_from_box,
     region_from_labels,
+    region_from_outline,
     region_from_sphere,
     region_from_structure,
     soft_mask,
+    split_region,
 )
 from cryoscan.segment.segger import STEPS, GroupingTree, best_disjoint, group_regions, grouping_step, segment_map
 from cryoscan.segment.watershed import contour_level, watershed
@@ -40,9 +42,11 @@ __all__ = [
     "label_block",
     "region_from_box",
     "region_from_labels",
+    "region_from_outline",
     "region_from_sphere",
     "region_from_structure",
     "segment_map",
     "soft_mask",
+    "split_region",
     "watershed",
 ]

@@ -3,6 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from skimage import segmentation
+from skimage.draw import polygon2mask
 
 from cryoscan.errors import GeometryError, MismatchError
 from cryoscan.labels import LabelMap
@@ -54,6 +56,40 @@ def region_from_structure(volume: Volume, positions: np.ndarray, *, radius: Angs
     return _balls(volume, np.asarray(positions, np.float64), radius, what="atoms")
 
 
+def region_from_outline(
+    volume: Volume, outline: npt.ArrayLike, *, z: tuple[Angstrom, Angstrom] | None = None
+) -> np.ndarray:
+    """Voxels inside an outline that was drawn in a plane, over all planes or some, `z y x` bool.
+
+    Parameters
+    ----------
+    volume : Volume
+        Whose grid the mask has.
+    outline : float array, `n 2`
+        Corners, y and x in Å.
+    z : (first, last) in Å, optional
+        Planes whose centres lie between.
+
+    Raises
+    ------
+    GeometryError
+        If no voxel is inside.
+    """
+    corners = (np.asarray(outline, np.float64) - volume.origin[1:]) / volume.voxel_size
+    mask = np.zeros(volume.shape, bool)
+    inside = polygon2mask(volume.shape[1:], corners)
+    planes = volume.origin[0] + np.arange(volume.shape[0]) * volume.voxel_size
+    taken = np.ones(len(planes), bool) if z is None else (planes >= z[0]) & (planes <= z[1])
+    mask[taken] = inside
+    if not mask.any():
+        raise GeometryError(
+            "expected an outline with voxels of the volume inside",
+            got="none",
+            hint="Draw it on the volume, larger than a voxel.",
+        )
+    return mask
+
+
 def region_from_labels(volume: Volume, label_map: LabelMap, label: int) -> np.ndarray:
     """Voxels of one label of a label volume that has the grid of `volume`, `z y x` bool.
 
@@ -94,6 +130,45 @@ def component_at(data: np.ndarray, *, threshold: float, index: npt.ArrayLike) ->
     components, _ = ndimage.label(np.asarray(data) > threshold, EVERY_NEIGHBOUR)
     mask: np.ndarray = components == components[z, y, x]
     return mask
+
+
+def split_region(data: np.ndarray, mask: np.ndarray, seeds: npt.ArrayLike) -> np.ndarray:
+    """Split a region along the thinnest density between some of its voxels.
+
+    Parameters
+    ----------
+    data : float array, `z y x`
+        Protein positive.
+    mask : bool array, `z y x`
+        The region.
+    seeds : int array, `n 3`
+        A voxel in each part, z, y, x; at least two.
+
+    Returns
+    -------
+    int32 array, `z y x`
+        Part of each voxel of the region, 1 … n in the order of the seeds; 0 outside.
+
+    Raises
+    ------
+    GeometryError
+        If there are fewer than two seeds in different voxels of the region.
+    """
+    places = np.unique(np.rint(np.asarray(seeds, np.float64)).astype(int).reshape(-1, 3), axis=0, return_index=True)[1]
+    chosen = np.rint(np.asarray(seeds, np.float64)).astype(int).reshape(-1, 3)[np.sort(places)]
+    inside = ((chosen >= 0) & (chosen < mask.shape)).all(axis=1)
+    chosen = chosen[inside]
+    chosen = chosen[mask[tuple(chosen.T)]]
+    if len(chosen) < 2:
+        raise GeometryError(
+            "expected at least two places inside the region, one in each part",
+            got=str(len(chosen)),
+            hint="Put a point into each of the parts that are to be told apart.",
+        )
+    markers = np.zeros(mask.shape, np.int32)
+    markers[tuple(chosen.T)] = np.arange(1, len(chosen) + 1)
+    parts = segmentation.watershed(-np.asarray(data, np.float32), markers, mask=mask, connectivity=EVERY_NEIGHBOUR)
+    return np.asarray(parts, np.int32)
 
 
 def soft_mask(mask: np.ndarray, *, voxel_size: Angstrom, width: Angstrom) -> np.ndarray:

@@ -101,3 +101,47 @@ def test_no_hits_make_an_empty_layer():
     data, settings, _ = hits_layer(empty, name="none")
     assert data.shape == (0, 3)
     assert settings["face_color"].shape == (0, 3)
+
+
+# ---------------------------------------------------------------- pyramids
+
+
+@pytest.mark.parametrize("shape", [(64, 48, 80), (67, 51, 83)])
+def test_coarse_levels_lie_on_the_fine_one_to_the_voxel(shape, rng):
+    plane = rng.normal(size=3)
+    z, y, x = np.indices(shape)
+    volume = Volume((plane[0] * z + plane[1] * y + plane[2] * x).astype(np.float32), 1.37, (-31.5, 12.25, 407.125))
+    levels = [Volume(volume.load(), 1.37, volume.origin), *halves(volume)]
+    data, settings, _ = volume_layer(levels[0], name="map", coarser=levels[1:])
+    assert len(data) == 3
+    for level in data[1:]:
+        factor = np.array(shape) / level.shape  # where napari believes its voxels to be
+        inner = np.array(level.shape) - 2
+        seen = np.asarray(level)[tuple(inner)]
+        assert float(seen) == pytest.approx(float(plane @ (inner * factor)), abs=1e-3)
+        np.testing.assert_array_equal(np.asarray(level[3]), np.asarray(level)[3])
+        np.testing.assert_array_equal(np.asarray(level[2:4, :, 5]), np.asarray(level)[2:4, :, 5])
+    assert settings["translate"] == volume.origin
+
+
+def halves(volume):
+    """Two coarser levels, averaged as stores do."""
+    levels, data = [], volume.load()
+    for number in (1, 2):
+        data = np.pad(data, [(0, n % 2) for n in data.shape], mode="edge")
+        data = data.reshape(data.shape[0] // 2, 2, data.shape[1] // 2, 2, data.shape[2] // 2, 2).mean(axis=(1, 3, 5))
+        factor = 2**number
+        shift = (factor - 1) / 2 * volume.voxel_size
+        levels.append(Volume(data, volume.voxel_size * factor, tuple(o + shift for o in volume.origin)))
+    return levels
+
+
+def test_coarse_labels_are_labels_of_the_fine_one():
+    data = np.zeros((40, 44, 48), np.uint16)
+    data[8:20, 10:30, 12:40] = 7
+    fine = LabelMap(Volume(data, 2.5, (1.0, 2.0, 3.0)), {7: GLOBIN})
+    coarse = Volume(data[::4, ::4, ::4], 10.0, (1.0, 2.0, 3.0))
+    levels, _, kind = label_layer(fine, name="domains", coarser=[coarse])
+    assert kind == "labels"
+    np.testing.assert_array_equal(np.asarray(levels[1]), data[::4, ::4, ::4])
+    assert levels[1].dtype == np.uint16

@@ -1,11 +1,14 @@
 """What the reader takes and what it makes of it, without a viewer."""
 
+import json
+
 import numpy as np
 import pytest
 
 from cryoscan import CryoscanError, LabelClass, LabelMap, Volume
 from cryoscan.io import write_labels, write_volume
-from napari_plugin._reader import get_reader
+from cryoscan.scan import open_scan
+from napari_plugin._reader import get_reader, missing_source
 
 
 @pytest.fixture
@@ -74,3 +77,57 @@ def test_unset_voxel_size_is_asked_for_and_not_guessed(tmp_path):
     path = str(tmp_path / "a.mrc")
     with pytest.raises(CryoscanError, match="voxel size"):
         get_reader(path)(path)
+
+
+# ---------------------------------------------------------------- pyramids and scans
+
+
+def test_a_pyramid_arrives_with_all_its_levels(tmp_path, rng):
+    volume = Volume(rng.normal(size=(150, 131, 137)).astype(np.float32), 2.5, (1.0, 2.0, 3.0))
+    write_volume(volume, tmp_path / "a.zarr")
+    path = str(tmp_path / "a.zarr")
+    ((levels, settings, kind),) = get_reader(path)(path)
+    assert kind == "image"
+    assert len(levels) > 1
+    np.testing.assert_array_equal(np.asarray(levels[0][70]), volume.load()[70])
+    assert settings["metadata"]["cryoscan"]["file"]["path"] == str(tmp_path / "a.zarr")
+
+
+def test_a_scan_arrives_as_volume_scores_domains_and_hits(toy_folder):
+    path = str(toy_folder / "scene.scan")
+    layers = get_reader(path)(path)
+    roles = [settings["metadata"]["cryoscan"].get("role", "volume") for _, settings, _ in layers]
+    assert roles == ["volume", "score", "margin", "places", "hits"]
+    assert [kind for *_, kind in layers] == ["image", "image", "image", "labels", "points"]
+    hits = layers[-1]
+    numbers, settings, _ = layers[3]
+    for number, (position, name) in enumerate(zip(hits[0], hits[1]["features"]["name"], strict=True), start=1):
+        colour = settings["colormap"][number][:3]
+        meaning = LabelClass(name, hits[1]["features"]["type"][number - 1], "CATH")
+        np.testing.assert_allclose(np.array(colour) * 255, meaning.colour)
+        voxels = np.argwhere(np.asarray(numbers[0] if isinstance(numbers, list) else numbers) == number)
+        middle = voxels.mean(axis=0) * settings["scale"] + settings["translate"]
+        assert np.linalg.norm(middle - position) < 6
+
+
+def test_a_scan_whose_volume_moved_arrives_without_it(folder):
+    manifest = folder / "scene.scan" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["source"]["path"] = str(folder / "moved.mrc")
+    manifest.write_text(json.dumps(content))
+    path = str(folder / "scene.scan")
+    assert [kind for *_, kind in get_reader(path)(path)] == ["image", "image", "labels", "points"]
+    assert "not where it was" in missing_source(open_scan(path))
+
+
+def test_an_unfinished_scan_shows_its_scores(folder):
+    (folder / "scene.scan" / "summary.json").unlink()
+    path = str(folder / "scene.scan")
+    layers = get_reader(path)(path)
+    assert [settings["name"] for _, settings, _ in layers] == ["scene", "scene score", "scene margin"]
+    assert layers[1][1]["visible"]
+
+
+def test_an_empty_folder_of_that_name_is_left_to_others(tmp_path):
+    (tmp_path / "a.scan").mkdir()
+    assert get_reader(str(tmp_path / "a.scan")) is None

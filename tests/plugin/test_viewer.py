@@ -8,16 +8,19 @@ from pathlib import Path
 
 import pytest
 
-CHECKS = Path(__file__).with_name("checks_in_viewer.py")
+HERE = Path(__file__).parent
+CHECKS = ("checks_in_viewer.py", "checks_journey.py")
 
 
 @pytest.mark.gui
-def test_viewer_shows_volumes_and_labels_where_they_are():
+@pytest.mark.parametrize("checks", CHECKS)
+def test_in_a_real_window(checks):
     require_display()
     # Qt and napari warn about themselves, not about this code: hence no:warnings.
     options = ["-q", "-o", "addopts=", "-o", "xvfb_colordepth=24", "-o", "qt_api=pyside6", "-p", "no:warnings"]
+    options += ["-o", "xvfb_width=1280", "-o", "xvfb_height=800"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, str(CHECKS)],
+        [sys.executable, "-m", "pytest", *options, str(HERE / checks)],
         capture_output=True,
         text=True,
         timeout=240,
@@ -25,6 +28,7 @@ def test_viewer_shows_volumes_and_labels_where_they_are():
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
+    sys.stdout.write("\n".join(line for line in done.stdout.splitlines() if line.startswith("longest stall")))
 
 
 def require_display() -> None:

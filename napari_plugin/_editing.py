@@ -1,0 +1,128 @@
+"""Regions edited by hand: painted with napari's own tools, merged and split here; every step can be undone."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cryoscan.errors import GeometryError, ResourceError
+from cryoscan.labels import LabelMap
+from cryoscan.segment import split_region
+from cryoscan.volume import Volume
+from napari_plugin._layers import LayerData, label_layer
+from napari_plugin._review import Review
+from napari_plugin._sources import file_of
+
+_MOST_VOXELS = 512 * 2**20
+
+
+def editable_layer(review: Review) -> LayerData:
+    """A copy, in memory, of the regions that are hits now: one number per region, with the name of its type.
+
+    Raises
+    ------
+    ResourceError
+        If the volume is too large to edit as a whole.
+    GeometryError
+        If there is no scan whose regions are painted.
+    """
+    from cryoscan.labels import LabelClass
+
+    if review.numbers is None or review.result is None:
+        raise GeometryError(
+            "expected a scan with painted regions", got="none", hint="Open a .scan folder, and wait a moment."
+        )
+    if int(np.prod(review.numbers.shape)) > _MOST_VOXELS:
+        raise ResourceError(
+            f"expected at most {_MOST_VOXELS / 2**20:.0f} million voxels to edit",
+            got=f"{np.prod(review.numbers.shape) / 2**20:.0f} million",
+            hint="Scan and edit a part of the volume (z-range).",
+        )
+    places = review.places
+    kept = np.concatenate([[False], places.kept])
+    data = np.asarray(review.numbers.data[:, :, :])
+    data = np.where(kept[data], data, 0).astype(np.uint32)
+    hits = places.hits
+    classes = {
+        place + 1: LabelClass(hits.names[place], hits.types[place], hits.schemes[place])
+        for place in np.flatnonzero(places.kept).tolist()
+    }
+    labels = LabelMap(Volume(data, review.numbers.voxel_size, review.numbers.origin), classes)
+    return label_layer(labels, name=f"{review.result.path.stem} edited")
+
+
+def merge(layer: Any, labels: list[int]) -> str:
+    """Make several regions of a layer one; it keeps the first one's number and name.
+
+    Raises
+    ------
+    GeometryError
+        If fewer than two of them occur.
+    """
+    data = np.asarray(layer.data)
+    there = [label for label in dict.fromkeys(labels) if label and (data == label).any()]
+    if len(there) < 2:
+        raise GeometryError(
+            "expected two regions or more",
+            got=", ".join(map(str, there)) or "none",
+            hint="Give the numbers of regions that touch, such as 3, 17.",
+        )
+    voxels = np.nonzero(np.isin(data, there[1:]))
+    layer.data_setitem(voxels, there[0])
+    return f"Regions {', '.join(map(str, there))} are one now, number {there[0]}."
+
+
+def split(layer: Any, points: Any, density: Any) -> str:
+    """Split a region of a layer along its thinnest density, between points that were put into its parts.
+
+    Parameters
+    ----------
+    layer : Labels layer
+    points : Points layer
+        Two or more in the same region.
+    density : Image layer
+        Of the same grid.
+
+    Raises
+    ------
+    GeometryError
+        If the points do not lie in one region.
+    """
+    data = np.asarray(layer.data)
+    seeds = np.array([layer.world_to_data(points.data_to_world(point)) for point in points.data]).reshape(-1, 3)
+    seeds = np.rint(seeds).astype(int)
+    inside = ((seeds >= 0) & (seeds < data.shape)).all(axis=1)
+    labels = {int(data[tuple(seed)]) for seed in seeds[inside]} - {0}
+    if len(labels) != 1:
+        raise GeometryError(
+            "expected points in one region", got=f"{len(labels)} regions", hint="Put one point into each of its parts."
+        )
+    (label,) = labels
+    volume = file_of(density).open()
+    where = np.argwhere(data == label)
+    box = tuple(slice(int(a), int(b) + 1) for a, b in zip(where.min(axis=0), where.max(axis=0), strict=True))
+    z, y, x = box
+    parts = split_region(volume.read((z, y, x)), data[box] == label, seeds - [side.start for side in box])
+    highest = int(data.max())
+    new = []
+    for part in range(2, int(parts.max()) + 1):
+        voxels = np.nonzero(parts == part)
+        new.append(highest + part - 1)
+        moved = tuple(index + side.start for index, side in zip(voxels, box, strict=True))
+        layer.data_setitem(moved, new[-1])
+    _name_like(layer, label, new)
+    return f"Region {label} is split; the new parts are {', '.join(map(str, new))}."
+
+
+def _name_like(layer: Any, label: int, new: list[int]) -> None:
+    """New regions get the name and the colour of the one they came from."""
+    from napari.utils.colormaps import DirectLabelColormap
+
+    features = layer.features
+    if "index" in features:
+        row = features[features["index"] == label]
+        layer.features = pd.concat([features, *(row.assign(index=number) for number in new)], ignore_index=True)
+    colours = getattr(layer.colormap, "color_dict", None)
+    if colours is not None:
+        shade = colours.get(label, colours[None])
+        layer.colormap = DirectLabelColormap(color_dict={**colours, **dict.fromkeys(new, shade)})

@@ -1,0 +1,277 @@
+"""A finished scan as people look at it: which places are shown and named, what was changed, what is selected."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from psygnal import Signal
+
+from cryoscan.batch import write_recipe
+from cryoscan.errors import CryoscanError, FormatError
+from cryoscan.labels import LabelClass
+from cryoscan.scan import (
+    Change,
+    Corrected,
+    FoundPlaces,
+    Journal,
+    ScanConfig,
+    ScanResult,
+    TypeThresholds,
+    corrected,
+    open_scan,
+    place_numbers,
+    read_found,
+)
+from cryoscan.volume import Volume
+
+_NOTHING: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+_PALER = 0.55
+"""How much white the colour of a selected place gets."""
+
+
+@dataclass(frozen=True, slots=True)
+class TypeRow:
+    """A line of the legend."""
+
+    scheme: str
+    type: str
+    name: str
+    colour: tuple[int, int, int]
+    count: int
+    visible: bool
+
+
+class Review:
+    """The state of a scan under review; every change of it ends in `changed`."""
+
+    opened = Signal()
+    """Another scan, or none."""
+    changed = Signal()
+    """Thresholds, corrections, or what is visible."""
+    selected = Signal()
+    failed = Signal(object)
+
+    def __init__(self) -> None:
+        self.result: ScanResult | None = None
+        self.found: FoundPlaces | None = None
+        self.journal: Journal | None = None
+        self.numbers: Volume | None = None
+        self.config = ScanConfig()
+        self.hidden: set[tuple[str, str]] = set()
+        self.fade = True
+        self.selection: tuple[int, ...] = ()
+        self._corrected: Corrected | None = None
+
+    # ------------------------------------------------------------ open
+
+    def open(self, path: Path) -> bool:
+        """Open a finished scan; says through `failed` what is wrong if it cannot be."""
+        try:
+            result = open_scan(path)
+            found = read_found(result)
+            journal = Journal(path / "journal.jsonl")
+            numbers = place_numbers(result)
+        except (CryoscanError, OSError) as error:
+            self.failed.emit(error)
+            return False
+        self.result, self.found, self.journal, self.numbers = result, found, journal, numbers
+        self.config, self.hidden, self.selection = found.config, set(), ()
+        self._update()
+        self.opened.emit()
+        self.changed.emit()
+        return True
+
+    def repainted(self) -> None:
+        """The regions of the places are painted now."""
+        if self.result is not None:
+            self.numbers = place_numbers(self.result)
+            self.opened.emit()
+            self.changed.emit()
+
+    @property
+    def places(self) -> Corrected:
+        """All places after thresholds and corrections."""
+        if self._corrected is None:
+            raise FormatError("expected an open scan", got="none", hint="Scan a volume, or open a .scan folder.")
+        return self._corrected
+
+    @property
+    def datedb(self) -> Path | None:
+        """The database of the scan."""
+        own = None if self.result is None else self.result.manifest.get("datedb")
+        return None if own is None else Path(own)
+
+    # ------------------------------------------------------------ thresholds
+
+    def tune(self, type_: str | None = None, **values: Any) -> None:
+        """Change thresholds, of all types or of one; None = the scan's own."""
+        if self.found is None:
+            return
+        settings = self.config.model_dump(mode="json")
+        if type_ is None:
+            settings |= values
+        else:
+            own = {**((settings["per_type"] or {}).get(type_) or {}), **values}
+            per_type = {**(settings["per_type"] or {}), type_: TypeThresholds.build(**own).model_dump()}
+            settings["per_type"] = {key: v for key, v in per_type.items() if any(x is not None for x in v.values())}
+            settings["per_type"] = settings["per_type"] or None
+        self.config = ScanConfig.build(**settings)
+        self._changed()
+
+    def untune(self) -> None:
+        """Back to the scan's own thresholds."""
+        if self.found is not None:
+            self.config = self.found.config
+            self._changed()
+
+    @property
+    def tuned(self) -> dict[str, Any]:
+        """Thresholds that differ from the scan's own, as `relabel` takes them."""
+        if self.found is None:
+            return {}
+        now, before = self.config.model_dump(mode="json"), self.found.config.model_dump(mode="json")
+        return {key: now[key] for key in now if now[key] != before[key]}
+
+    @property
+    def threshold(self) -> float:
+        """The cosine from which on places are named."""
+        assert self.found is not None
+        return self.found.threshold if self.config.min_score is None else self.config.min_score
+
+    def save_recipe(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write settings and thresholds as a file for other volumes."""
+        write_recipe(self.config, path, overwrite=overwrite)
+
+    # ------------------------------------------------------------ what is shown
+
+    def legend(self) -> list[TypeRow]:
+        """A line per type that is named, most frequent first."""
+        hits = self.places.answer
+        counts: dict[tuple[str, str], int] = {}
+        names: dict[tuple[str, str], str] = {}
+        for scheme, type_, name in zip(hits.schemes, hits.types, hits.names, strict=True):
+            counts[scheme, type_] = counts.get((scheme, type_), 0) + 1
+            names[scheme, type_] = name
+        rows = [
+            TypeRow(s, t, names[s, t], LabelClass(names[s, t], t, s).colour, count, (s, t) not in self.hidden)
+            for (s, t), count in counts.items()
+        ]
+        return sorted(rows, key=lambda row: (-row.count, row.type))
+
+    def show_type(self, scheme: str, type_: str, visible: bool) -> None:
+        """Show or hide a type."""
+        (self.hidden.discard if visible else self.hidden.add)((scheme, type_))
+        self.changed.emit()
+
+    def show_only(self, keys: Iterable[tuple[str, str]] | None) -> None:
+        """Show some types only; None = all."""
+        shown = None if keys is None else set(keys)
+        every = {(row.scheme, row.type) for row in self.legend()}
+        self.hidden = set() if shown is None else every - shown
+        self.changed.emit()
+
+    def set_fade(self, fade: bool) -> None:
+        """Whether a place is the fainter the less sure its name is."""
+        self.fade = fade
+        self.changed.emit()
+
+    @property
+    def shown(self) -> np.ndarray:
+        """Which places are hits and of a visible type, `n` bool."""
+        places = self.places
+        keys = zip(places.hits.schemes, places.hits.types, strict=True)
+        return places.kept & np.array([key not in self.hidden for key in keys], bool).reshape(len(places.hits))
+
+    def sureness(self) -> np.ndarray:
+        """How sure the names are, 0 … 1, `n`: their confidence, or else their cosine."""
+        assert self.found is not None
+        sure = self.found.hits.scores if self.found.confidence is None else self.found.confidence
+        said = np.array(self.places.status, dtype="U8")
+        return np.where(said == "accepted", 1.0, np.clip(sure, 0, 1))
+
+    def colours(self) -> dict[int | None, tuple[float, float, float, float]]:
+        """Colour of every place by its number, counted from 1; places that are not shown have none."""
+        colours: dict[int | None, tuple[float, float, float, float]] = {None: _NOTHING, 0: _NOTHING}
+        hits, sure = self.places.hits, self.sureness()
+        for place, shown in enumerate(self.shown):
+            chosen = place in self.selection
+            if shown or chosen:
+                paler = _PALER if chosen else 0.0
+                meaning = LabelClass(hits.names[place], hits.types[place], hits.schemes[place])
+                red, green, blue = (paler + (1 - paler) * part / 255 for part in meaning.colour)
+                alpha = 0.25 + 0.75 * float(sure[place]) if self.fade and not chosen else 1.0
+                colours[place + 1] = (red, green, blue, alpha)
+            else:
+                colours[place + 1] = _NOTHING
+        return colours
+
+    # ------------------------------------------------------------ selection
+
+    def select(self, places: Sequence[int]) -> None:
+        """Select some places by their index; it is what accept and reject are about."""
+        self.selection = tuple(int(place) for place in places)
+        self.selected.emit()
+
+    def select_next(self, step: int = 1) -> None:
+        """Select the next place that is shown, or the one before."""
+        shown = np.flatnonzero(self.shown)
+        if len(shown):
+            now = self.selection[-1] if self.selection else (-1 if step > 0 else len(self.shown))
+            later = shown[shown > now] if step > 0 else shown[shown < now][::-1]
+            self.select([later[0] if len(later) else (shown[0] if step > 0 else shown[-1])])
+
+    # ------------------------------------------------------------ corrections
+
+    def accept(self) -> None:
+        """The selected places are what they are named."""
+        self._note("accept")
+
+    def reject(self) -> None:
+        """The selected places are not what they are named, and no hits."""
+        self._note("reject")
+
+    def retype(self, scheme: str, type_: str, name: str) -> None:
+        """The selected places are of another type."""
+        self._note("retype", scheme=scheme, type=type_, name=name)
+
+    def undo(self) -> Change | None:
+        """Take back the last change."""
+        if self.journal is None:
+            return None
+        try:
+            undone = self.journal.undo()
+        except CryoscanError as error:
+            self.failed.emit(error)
+            return None
+        self._changed()
+        return undone
+
+    def note_labels(self, note: str) -> None:
+        """Write down that labels were drawn by hand and saved."""
+        if self.journal is not None:
+            try:
+                self.journal.add("labels", note=note)
+            except CryoscanError as error:
+                self.failed.emit(error)
+
+    def _note(self, what: Any, **about: str) -> None:
+        if self.journal is None or self.found is None or not self.selection:
+            return
+        positions = self.found.hits.positions[list(self.selection)]
+        try:
+            self.journal.add(what, [tuple(place) for place in positions], **about)
+        except CryoscanError as error:
+            self.failed.emit(error)
+            return
+        self._changed()
+
+    def _update(self) -> None:
+        assert self.found is not None
+        assert self.journal is not None
+        self._corrected = corrected(self.found, self.found.named(self.config), self.journal.standing())
+
+    def _changed(self) -> None:
+        self._update()
+        self.changed.emit()

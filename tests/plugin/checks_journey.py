@@ -1,0 +1,370 @@
+"""An annotator's day in the real window, from opening a volume to opening what was exported; see test_viewer.py."""
+
+import sys
+import time
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QEventLoop, QPointF, Qt, QTimer
+from qtpy.QtWidgets import QApplication
+
+from cryoscan.io import VolumeFile, open_labels
+from napari_plugin._session import session_of
+from napari_plugin._sources import file_of, region_of_labels, region_of_outline
+from napari_plugin._widgets import AnnotateWidget
+
+_STALL = 0.1  # seconds: what a person begins to notice; reported, as the machine may have other work
+
+
+class Clock:
+    """Runs the event loop until something is true, and notes the longest time that it did not turn."""
+
+    def __init__(self):
+        self.longest = 0.0
+
+    def until(self, condition, *, seconds=90):
+        if condition():
+            return self.longest
+        loop, timer = QEventLoop(), QTimer()
+        begin = self._last = time.monotonic()
+
+        def turn():
+            now = time.monotonic()
+            self.longest, self._last = max(self.longest, now - self._last), now
+            if condition() or now - begin > seconds:
+                loop.quit()
+
+        timer.timeout.connect(turn)
+        timer.start(4)
+        loop.exec()
+        timer.stop()
+        assert condition(), "it did not happen in time"
+        return self.longest
+
+    def wait(self, seconds):
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() > end)
+
+
+@pytest.fixture
+def window(make_napari_viewer, monkeypatch):
+    monkeypatch.setattr("napari_plugin._asking.Asking.warm_up", lambda _: None)  # the toy database needs no minute
+    viewer = make_napari_viewer(show=True)
+    viewer.window._qt_window.resize(1280, 800)
+    pages = AnnotateWidget(viewer)
+    viewer.window.add_dock_widget(pages, name="cryoscan", area="right")
+    session = session_of(viewer)
+    heard = []
+    session.controller.said.connect(lambda kind, text: heard.append((kind, text)))
+    yield viewer, pages, session, heard
+    session.controller.close()
+
+
+def fill_in(page, toy_folder, output):
+    page.datedb.set_path(toy_folder / "toy.datedb")
+    page.output.set_path(output)
+    page.stride.setValue(3)
+    page.resolution.setText("6.2")
+
+
+def test_a_day(window, toy_folder, tmp_path, capsys):
+    viewer, pages, session, heard = window
+    controller, canvas, clock = session.controller, session.canvas, Clock()
+    viewer.open(toy_folder / "scene.mrc", plugin="cryoscan")
+
+    # before the start
+    scan = pages.pages["Scan"]
+    fill_in(scan, toy_folder, tmp_path / "day.scan")
+    assert scan.volume.layer.name == "scene"
+    scan.look.click()
+    clock.until(lambda: scan.facts.rowCount())
+    assert "41 × 52 × 63" in scan.facts.item(0, 1).text()
+
+    # the scan, whose tiles appear
+    scan.start.click()
+    clock.until(lambda: scan.bar.value() > 0)
+    assert canvas.layer("score so far") is not None
+    quiet, stalls = Clock(), []
+    controller.scanning.progressed.connect(lambda _: stalls.append(quiet.longest))
+    quiet.until(lambda: controller.scanning.state == "done")
+    assert "Finished" in scan.said.text()
+    clock.until(lambda: controller.review.numbers is not None)
+    names = [layer.name for layer in viewer.layers]
+    assert names[0] == "scene"
+    assert {"day domains", "day hits", "day score", "day margin"} <= set(names)
+    hits = controller.review.places.hits
+    assert len(controller.review.places.answer) >= 6
+
+    # overlay and density lie on each other
+    domains, density = canvas.layer("places"), scan.volume.layer
+    numbers = np.asarray(controller.review.numbers.data[:, :, :])
+    index = np.argwhere(numbers == 1)[0]
+    np.testing.assert_allclose(domains.data_to_world(index), density.data_to_world(index), atol=1e-3)
+    viewer.dims.set_point(0, density.data_to_world(index)[0])
+    assert domains.get_value(density.data_to_world(index), world=True) == 1
+
+    # a click asks what is there
+    pages.show_page("Ask")
+    pages.pages["Ask"].click.click()
+    z, y, x = (float(value) for value in hits.positions[0])
+    viewer.dims.set_point(0, z)
+    click(viewer, canvas, (z, y, x))
+    clock.until(lambda: controller.asking.answer is not None)
+    table = pages.pages["Ask"].candidates
+    assert table.item(0, 1).text() == hits.types[0]
+    assert controller.review.selection == (0,)
+    assert canvas.layer("asked") is not None
+
+    # what is like it
+    pages.pages["Ask"].more.click()
+    clock.until(lambda: pages.pages["Ask"].alike.rowCount())
+    assert pages.pages["Ask"].alike.item(0, 0).text() == "1"
+
+    # a threshold is dragged: counts and colours follow at once
+    pages.show_page("Tune")
+    tune = pages.pages["Tune"]
+    score = tune.histograms["min_score"]
+    before = len(controller.review.places.answer)
+    middle = float(np.median(controller.review.found.hits.scores))
+    drag(score, next(share for share in np.linspace(0, 1, 2000) if score.value_at(share * score.width()) > middle))
+    assert 0 < len(controller.review.places.answer) < before
+    assert f"<b>{int(controller.review.found.named(controller.review.config).sum())}</b>" in tune.counts.text()
+    hidden = [n for n, colour in domains.colormap.color_dict.items() if n and colour[3] == 0]
+    dropped = set(np.flatnonzero(~controller.review.places.kept) + 1) - {1}  # what is selected stays visible
+    assert dropped == set(hidden) - {1}
+    controller.review.untune()
+
+    # accepted, rejected, undone with keys
+    controller.review.select([1])
+    press(viewer, "Y")
+    controller.review.select([2])
+    press(viewer, "N")
+    assert controller.review.places.status[1:3] == ("accepted", "rejected")
+    assert canvas.layer("hits").shown.tolist() == controller.review.shown.tolist()
+    assert not canvas.layer("hits").shown[2]
+    press(viewer, "U")
+    assert controller.review.places.status[2] == ""
+    press(viewer, "N")
+    assert pages.pages["Correct"].journal.rowCount() == 4
+
+    # exported, and opened again
+    pages.show_page("Export")
+    export = pages.pages["Export"]
+    export.labels.set_path(tmp_path / "domains.zarr")
+    export.hits.set_path(tmp_path / "hits.star")
+    export.journal.set_path(tmp_path / "journal.csv")
+    export.go.click()
+    clock.until(lambda: any("Written" in text for _, text in heard))
+    data = open_labels(tmp_path / "domains.zarr").labels()
+    np.testing.assert_array_equal(data > 0, (numbers > 0) & (numbers != 3))
+    (layer,) = viewer.open(tmp_path / "domains.zarr", plugin="cryoscan")
+    np.testing.assert_allclose(layer.data_to_world(index), density.data_to_world(index), atol=1e-3)
+    assert "rejected" not in (tmp_path / "hits.star").read_text()
+    assert len((tmp_path / "journal.csv").read_text().splitlines()) == 5
+    assert not [text for kind, text in heard if kind == "error"]
+    with capsys.disabled():
+        over = "" if stalls[-1] < _STALL else f" (more than {_STALL:g} s)"
+        sys.stdout.write(
+            f"\nlongest stall: {stalls[-1]:.3f} s while scanning{over}, {clock.longest:.3f} s at other times\n"
+        )
+
+
+def test_overlay_lies_on_a_pyramid_in_three_dimensions(make_napari_viewer, tmp_path):
+    """In three dimensions the coarsest level is drawn; what it shows must be where the finest has it."""
+    from cryoscan import Volume
+    from cryoscan.io import write_volume
+
+    shape = (150, 131, 137)
+    places = np.moveaxis(np.indices(shape), 0, -1)
+    middle = np.array([90, 40, 100])
+    data = np.exp(-((places - middle) ** 2).sum(-1) / 200).astype(np.float32)
+    write_volume(Volume(data, 1.37, (-31.5, 12.25, 407.125)), tmp_path / "a.zarr")
+    viewer = make_napari_viewer(show=True)
+    (layer,) = viewer.open(tmp_path / "a.zarr", plugin="cryoscan")
+    viewer.dims.ndisplay = 3
+    Clock().wait(0.2)
+    drawn = np.asarray(layer._data_view, np.float64)
+    factor = np.array(shape) / drawn.shape
+    assert factor.max() > 1.5
+    weights = np.clip(drawn - 0.3, 0, None)
+    seen = [
+        (weights.sum(axis=tuple({0, 1, 2} - {a})) @ np.arange(n)) / weights.sum() for a, n in enumerate(drawn.shape)
+    ]
+    np.testing.assert_allclose(seen * factor, middle, atol=0.5)
+
+
+def test_a_volume_that_is_none_is_refused_in_plain_words(window, tmp_path, toy_folder):
+    viewer, pages, _, heard = window
+    scan = pages.pages["Scan"]
+    rng = np.random.default_rng(0)
+    flat = viewer.add_image(rng.normal(size=(20, 30)), name="flat")
+    colour = viewer.add_image(rng.integers(0, 255, (20, 30, 3), np.uint8), rgb=True, name="colour")
+    memory = viewer.add_image(rng.normal(size=(8, 20, 30)), name="memory")
+    for layer, words in ((flat, "2 dimensions"), (colour, "colour picture"), (memory, "in memory only")):
+        scan.volume.setCurrentIndex(scan.volume.findData(layer.name))
+        scan.look.click()
+        assert heard[-1][0] == "error"
+        assert words in heard[-1][1]
+    import mrcfile
+
+    with mrcfile.new(tmp_path / "unset.mrc") as file:
+        file.set_data(rng.normal(size=(5, 7, 9)).astype(np.float32))
+    layer = viewer.add_image(mrcfile.open(tmp_path / "unset.mrc").data, name="unset")
+    layer.metadata["cryoscan"] = {"file": VolumeFile(tmp_path / "unset.mrc").to_json()}
+    scan.volume.setCurrentIndex(scan.volume.findData("unset"))
+    scan.look.click()
+    assert "voxel size" in heard[-1][1]
+    layer.scale = (5.0, 5.0, 5.0)
+    assert file_of(layer).voxel_size == 5.0
+    layer.scale = (5.0, 5.0, 7.0)
+    scan.look.click()
+    assert "cubic" in heard[-1][1]
+    scan.resolution.setText("six")
+    scan.look.click()
+    (opened,) = viewer.open(toy_folder / "scene.mrc", plugin="cryoscan")
+    scan.volume.setCurrentIndex(scan.volume.findData(opened.name))
+    scan.look.click()
+    assert "a number" in heard[-1][1]
+
+
+def test_regions_that_are_drawn_are_where_they_were_drawn(make_napari_viewer, toy_folder):
+    viewer = make_napari_viewer()
+    (layer,) = viewer.open(toy_folder / "scene.mrc", plugin="cryoscan")
+    volume = file_of(layer).open()
+    low, high = volume.to_position((20, 9.6, 14.6)), volume.to_position((20, 20.4, 31.4))
+    corners = [[low[0], a, b] for a, b in ((low[1], low[2]), (low[1], high[2]), (high[1], high[2]), (high[1], low[2]))]
+    shapes = viewer.add_shapes([np.array(corners)], shape_type="polygon", units=layer.units)
+    box, mask = region_of_outline(shapes, volume)
+    voxels = np.argwhere(mask) + [part.start for part in box]
+    assert voxels[:, 1].min() == 10
+    assert voxels[:, 1].max() == 20
+    assert voxels[:, 2].min() == 15
+    assert voxels[:, 2].max() == 31
+    assert 14 <= voxels[:, 0].min() < 20 < voxels[:, 0].max() <= 26
+    labels = np.zeros(volume.shape, np.uint8)
+    labels[5:9, 7:12, 20:30] = 4
+    drawn = viewer.add_labels(labels, scale=layer.scale, translate=layer.translate, units=layer.units)
+    box, mask = region_of_labels(drawn, 4, volume)
+    assert mask.sum() == 4 * 5 * 10
+
+
+def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
+    viewer, pages, session, heard = window
+    session.controller.asking.datedb = toy_folder / "toy.datedb"
+    viewer.open(toy_folder / "scene.scan", plugin="cryoscan")
+    assert session.controller.review.result is not None
+    assert [layer.name for layer in viewer.layers].count("scene hits") == 1
+    correct = pages.pages["Correct"]
+    correct._copy()
+    layer = correct.edited.layer
+    before = np.asarray(layer.data).copy()
+    assert set(np.unique(before)) == set(range(7))
+    correct.merged.setText("1, 2")
+    correct._merge()
+    assert not (np.asarray(layer.data) == 2).any()
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, before)
+    where = np.argwhere(before == 3)
+    ends = where[[where[:, 2].argmin(), where[:, 2].argmax()]]
+    points = viewer.add_points(np.array([layer.data_to_world(end) for end in ends]), name="seeds", units=layer.units)
+    correct.points.setCurrentIndex(correct.points.findData(points.name))
+    viewer.layers.selection.active = viewer.layers["scene"]
+    correct._split()
+    assert (np.asarray(layer.data) == 7).any()
+    assert ((np.asarray(layer.data) > 0) == (before > 0)).all()
+    correct.save(tmp_path / "edited.zarr")
+    saved = open_labels(tmp_path / "edited.zarr")
+    assert saved.classes[7] == saved.classes[3]
+    assert session.controller.review.journal.changes[-1].what == "labels" or heard
+
+
+def test_lasso_and_volume_select_each_other(window, toy_folder):
+    viewer, pages, session, _ = window
+    review = session.controller.review
+    viewer.open(toy_folder / "scene.scan", plugin="cryoscan")
+    explore = pages.pages["Explore"]
+    explore._compute()
+    Clock().until(lambda: len(explore.plane.pixels()))
+    pixels = explore.plane.pixels()
+    assert len(pixels) == len(review.places.answer)
+    left, top = pixels.min(axis=0) - 9
+    right, bottom = pixels.max(axis=0) + 9
+    lasso(explore.plane, [(left, top), (right, top), (right, bottom), (left, bottom)])
+    assert len(review.selection) == len(pixels)
+    assert session.canvas.layer("hits").selected_data == set(review.selection)
+    lasso(explore.plane, [pixels[2]])
+    assert review.selection == (explore._places[2],)
+    session.canvas.layer("hits").selected_data = {1}
+    assert review.selection == (1,)
+
+
+def test_widgets_leave_nothing_behind(make_napari_viewer, toy_folder):
+    from napari_plugin import _widgets
+
+    viewer = make_napari_viewer()
+    controller = session_of(viewer).controller
+    before = len(controller.review.changed)
+    for name in _widgets.__all__:
+        widget = getattr(_widgets, name)(viewer)
+        dock = viewer.window.add_dock_widget(widget)
+        viewer.window.remove_dock_widget(dock)
+        widget.close()
+        widget.deleteLater()
+    QApplication.sendPostedEvents(None, 52)  # DeferredDelete
+    Clock().wait(0.1)
+    assert len(controller.review.changed) == before
+    controller.open_scan(toy_folder / "scene.scan")
+    controller.close()
+
+
+# ---------------------------------------------------------------- hands
+
+
+def click(viewer, canvas, position):
+    """A click at a place of the slice, as the canvas hands it on."""
+
+    class Event:
+        type = "mouse_press"
+        pos = (100.0, 100.0)
+
+    event = Event()
+    event.position = position
+    steps = canvas._on_mouse(viewer, event)
+    next(steps)
+    event.type = "mouse_release"
+    for _ in steps:
+        pass
+
+
+def press(viewer, key):
+    """A key over the canvas."""
+    (action,) = (action for known, action in viewer.keymap.items() if str(known) == key)
+    action(viewer)
+
+
+def drag(histogram, share):
+    """The line of a histogram to a share of its width."""
+
+    class Event:
+        def position(self):
+            return QPointF(histogram.width() * share, 5)
+
+    histogram.mousePressEvent(Event())
+    histogram.mouseMoveEvent(Event())
+
+
+def lasso(plane, corners):
+    class Event:
+        def __init__(self, corner):
+            self._corner = QPointF(*map(float, corner))
+
+        def position(self):
+            return self._corner
+
+        def button(self):
+            return Qt.MouseButton.LeftButton
+
+    plane.mousePressEvent(Event(corners[0]))
+    for corner in corners:
+        plane.mouseMoveEvent(Event(corner))
+    plane.mouseReleaseEvent(Event(corners[-1]))

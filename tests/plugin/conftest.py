@@ -1,0 +1,86 @@
+"""A volume, a database and a scan that the plug-in's tests share: six shapes of three types, named in a second."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from scan_worker import database, scene
+
+from cryoscan.io import VolumeFile, write_volume
+from cryoscan.models import InvariantEmbedder
+from cryoscan.scan import ScanConfig
+from napari_plugin import _tasks
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = {"stride_voxels": 3, "candidates": 2, "min_score": 0.8, "contour": 0.2, "resolution_A": 6.2}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _the_other_process_finds_the_code():
+    """The package under test, also where it is not the installed one."""
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory):
+    """scene.mrc, toy.datedb and scene.scan, whose regions are painted."""
+    folder = tmp_path_factory.mktemp("toy")
+    write_volume(scene(), folder / "scene.mrc")
+    database(InvariantEmbedder(4.0)).write(folder / "toy.datedb")
+    for _ in _tasks.scan(_request(folder)):
+        pass
+    for _ in _tasks.paint(folder / "scene.scan", folder / "toy.datedb"):
+        pass
+    return folder
+
+
+def _request(folder, **settings):
+    config = ScanConfig.build(**{**CONFIG, **settings})
+    return _tasks.ScanRequest(VolumeFile(folder / "scene.mrc"), folder / "scene.scan", config, folder / "toy.datedb")
+
+
+@pytest.fixture
+def folder(toy_folder, tmp_path):
+    """A copy of the toy folder to change."""
+    copied = tmp_path / "toy"
+    shutil.copytree(toy_folder, copied)
+    return copied
+
+
+@pytest.fixture
+def request_for(toy_folder, tmp_path):
+    """A scan of the toy volume into a folder of its own."""
+
+    def make(**settings):
+        config = ScanConfig.build(**{**CONFIG, **settings})
+        file = VolumeFile(toy_folder / "scene.mrc")
+        return _tasks.ScanRequest(file, tmp_path / "new.scan", config, toy_folder / "toy.datedb")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """The two processes of a controller, shared by tests: each loads its libraries for seconds."""
+    from napari_plugin._background import Background
+
+    both = Background(), Background()
+    yield both
+    for one in both:
+        one.close()
+
+
+@pytest.fixture
+def until():
+    """Call a controller's `poll` until something is true, as the viewer's clock does."""
+
+    def wait(controller, condition, *, seconds=60):
+        end = time.monotonic() + seconds
+        while not condition():
+            controller.poll()
+            assert time.monotonic() < end, "it did not happen in time"
+            time.sleep(0.01)
+
+    return wait

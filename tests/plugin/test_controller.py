@@ -1,0 +1,301 @@
+"""State and actions without Qt: scanning, asking, reviewing."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+from scan_worker import database, toy
+
+from cryoscan import Candidate
+from cryoscan.batch import BatchConfig
+from cryoscan.datedb import open_datedb
+from cryoscan.io import VolumeFile, open_labels
+from cryoscan.scan import Journal, open_scan, read_found
+from napari_plugin._asking import links
+from napari_plugin._controller import Controller
+
+
+@pytest.fixture
+def controller(processes):
+    made = Controller(*processes)
+    made.heard = []
+    made.said.connect(lambda kind, text: made.heard.append((kind, text)))
+    return made
+
+
+@pytest.fixture
+def reviewing(controller, folder):
+    controller.open_scan(folder / "scene.scan")
+    assert controller.review.result is not None, controller.heard
+    controller.asking.datedb = folder / "toy.datedb"
+    return controller
+
+
+# ---------------------------------------------------------------- scanning
+
+
+def test_a_scan_is_looked_at_run_and_opened(controller, request_for, until):
+    looks, steps, hits = [], [], []
+    controller.scanning.looked.connect(looks.append)
+    controller.scanning.progressed.connect(steps.append)
+    controller.scanning.found.connect(hits.append)
+    request = request_for()
+    controller.scanning.look(request)
+    until(controller, lambda: looks)
+    facts = dict(looks[0].facts)
+    assert {"volume", "contrast", "resolution", "memory", "disk", "time"} <= facts.keys()
+    assert looks[0].possible
+    assert not request.output.exists()
+    controller.scanning.start(request)
+    until(controller, lambda: controller.scanning.state == "done")
+    assert [step.step for step in steps] == sorted(step.step for step in steps)
+    assert {step.step for step in steps} == {1, 2, 3}
+    until(controller, lambda: controller.review.numbers is not None)
+    assert len(controller.review.places.answer) == len(hits[-1]) == 6
+
+
+def test_a_paused_scan_goes_on_where_it_was(controller, request_for, until):
+    done = []
+    controller.scanning.progressed.connect(lambda p: done.append((p.step, p.done)))
+    controller.scanning.progressed.connect(lambda p: controller.scanning.pause() if len(done) == 2 else None)
+    request = request_for(tile_points=4)
+    controller.scanning.start(request)
+    until(controller, lambda: controller.scanning.state == "paused")
+    assert not open_scan(request.output).is_complete
+    before = len(list((request.output / "tiles").iterdir()))
+    assert before >= 2
+    seen = len(done)
+    controller.scanning.resume()
+    until(controller, lambda: controller.scanning.state == "done")
+    assert done[seen][1] > before - 1
+    assert len(open_scan(request.output).hits) == 6
+
+
+def test_a_cancelled_scan_leaves_nothing(controller, request_for, until):
+    request = request_for(tile_points=4)
+    controller.scanning.tile_done.connect(lambda: controller.scanning.cancel())
+    controller.scanning.start(request)
+    until(controller, lambda: controller.scanning.state == "idle")
+    assert not request.output.exists()
+
+
+def test_closing_in_the_middle_leaves_a_scan_that_goes_on(controller, request_for, until):
+    closing = Controller()
+    request = request_for(tile_points=4)
+    tiles = []
+    closing.scanning.tile_done.connect(lambda: tiles.append(1))
+    closing.scanning.start(request)
+    until(closing, lambda: tiles)
+    closing.close()
+    assert not open_scan(request.output).is_complete
+    controller.scanning.start(request)
+    until(controller, lambda: controller.scanning.state == "done")
+    assert open_scan(request.output).is_complete
+
+
+def test_what_goes_wrong_is_said_in_plain_words(controller, request_for, until, tmp_path):
+    request = dataclasses.replace(request_for(), output=tmp_path / "file" / "a.scan")
+    (tmp_path / "file").write_text("in the way")
+    controller.scanning.start(request)
+    until(controller, lambda: controller.scanning.state == "failed")
+    kind, text = controller.heard[-1]
+    assert kind == "error"
+    assert text.startswith("Expected")
+    assert "Traceback" not in text
+
+
+def test_a_datedb_of_another_embedder_is_refused(controller, request_for, until, tmp_path):
+    database(toy()).write(tmp_path / "other.datedb")
+    controller.scanning.look(dataclasses.replace(request_for(), datedb=tmp_path / "other.datedb"))
+    until(controller, lambda: controller.heard)
+    assert "embedder that wrote the DateDB" in controller.heard[-1][1]
+    assert controller.scanning.state == "idle"
+
+
+# ---------------------------------------------------------------- asking
+
+
+def test_a_place_is_named_with_what_it_is_and_where(reviewing, toy_folder, until):
+    hits = reviewing.review.places.hits
+    reviewing.asking.what_is(VolumeFile(toy_folder / "scene.mrc"), tuple(hits.positions[0]), resolution=6.2)
+    until(reviewing, lambda: reviewing.asking.answer is not None)
+    answer = reviewing.asking.answer
+    assert answer.region.candidates[0].type == hits.types[0]
+    assert answer.mask.shape == tuple(part.stop - part.start for part in answer.box)
+    np.testing.assert_allclose(answer.region.centre, hits.positions[0], atol=6)
+
+
+def test_more_like_this_puts_its_like_first(reviewing, until):
+    found = []
+    reviewing.asking.alike.connect(found.append)
+    reviewing.asking.find_alike(reviewing.review.result.path, 0)
+    until(reviewing, lambda: found)
+    types = np.array(reviewing.review.places.hits.types)
+    order = np.argsort(-found[0])
+    assert order[0] == 0
+    assert types[order[1]] == types[0]
+
+
+def test_solvent_is_an_answer_too(reviewing, toy_folder, until):
+    reviewing.asking.what_is(VolumeFile(toy_folder / "scene.mrc"), (-31.5, 12.25, 407.125))
+    until(reviewing, lambda: reviewing.heard)
+    assert "Click into a protein" in reviewing.heard[-1][1]
+
+
+def test_a_map_is_segmented_and_its_parts_are_named(reviewing, toy_folder, until):
+    groups, answers = [], []
+    reviewing.asking.segmented.connect(lambda labels, level: groups.append((labels, level)))
+    reviewing.asking.mapped.connect(answers.append)
+    file = VolumeFile(toy_folder / "scene.mrc")
+    reviewing.asking.segment(file, threshold=None, step=None, steps=12, resolution=6.2)
+    until(reviewing, lambda: groups)
+    level = groups[0][1]
+    reviewing.asking.segment(file, threshold=level * 1.5, step=None, steps=12, resolution=6.2)
+    until(reviewing, lambda: len(groups) == 2)
+    sizes = [np.count_nonzero(labels.labels()) for labels, _ in groups]
+    assert sizes[1] < sizes[0]
+    reviewing.asking.name_map(file, threshold=level, step=None, steps=12, resolution=6.2)
+    until(reviewing, lambda: answers)
+    assert {region.candidates[0].entry for region in answers[0].regions} == {"solid", "shell", "small"}
+
+
+def test_links_lead_to_the_entry_and_the_type(reviewing, toy_folder):
+    cath = links(Candidate(1, "1.10.8.10", "CATH", "x", "1p3qQ00", 0.9, pdb="1p3q"))
+    assert cath["PDB"].endswith("/1p3q")
+    assert cath["CATH"].endswith("/1.10.8.10")
+    assert "a.5.2.1" in links(Candidate(1, "a.5.2.1", "SCOPe", "x", "d1p3qq_", 0.9))["SCOPe"]
+    assert links(Candidate(1, "mine", "own", "x", "e", 0.9)) == {}
+
+
+# ---------------------------------------------------------------- reviewing
+
+
+def test_legend_counts_what_is_named_and_hides_what_is_not_wanted(reviewing):
+    review = reviewing.review
+    rows = review.legend()
+    assert [row.count for row in rows] == [2, 2, 2]
+    shown = [number for number, colour in review.colours().items() if number and colour[3]]
+    assert len(shown) == 6
+    review.show_type(rows[0].scheme, rows[0].type, False)
+    assert review.shown.sum() == 4
+    assert not review.legend()[0].visible or review.legend()[0].type != rows[0].type
+    review.show_only([(rows[0].scheme, rows[0].type)])
+    assert review.shown.sum() == 2
+    review.show_only(None)
+    assert review.shown.all()
+
+
+def test_colours_are_the_fainter_the_less_sure(reviewing):
+    review = reviewing.review
+    alphas = [review.colours()[place + 1][3] for place in range(6)]
+    order = np.argsort(review.sureness())
+    assert (np.diff(np.array(alphas)[order]) >= 0).all()
+    review.set_fade(False)
+    assert {review.colours()[place + 1][3] for place in range(6)} == {1.0}
+
+
+def test_thresholds_change_the_picture_at_once_and_the_scan_when_applied(reviewing, until, tmp_path):
+    review = reviewing.review
+    changed = []
+    review.changed.connect(lambda: changed.append(1))
+    middle = float(np.sort(review.found.hits.scores)[2:4].mean())
+    review.tune(min_score=middle)
+    assert changed
+    assert len(review.places.answer) == 3
+    assert review.tuned == {"min_score": middle}
+    review.save_recipe(tmp_path / "recipe.yaml")
+    assert BatchConfig.read(tmp_path / "recipe.yaml").scan.min_score == middle
+    reviewing.apply_thresholds(tmp_path / "strict.scan")
+    until(reviewing, lambda: (tmp_path / "strict.scan").exists() and not reviewing.busy)
+    assert len(open_scan(tmp_path / "strict.scan").hits) == 3
+    assert reviewing.review.result.path.name == "strict.scan"
+
+
+def test_a_type_can_have_a_threshold_of_its_own(reviewing):
+    review = reviewing.review
+    type_ = review.legend()[0].type
+    review.tune(type_, min_score=1.0)
+    assert sorted(row.count for row in review.legend()) == [2, 2]
+    review.tune(type_, min_score=None)
+    assert review.config.per_type is None
+    assert len(review.legend()) == 3
+    review.tune(min_margin=1.9)
+    assert review.legend() == []
+    review.untune()
+    assert len(review.legend()) == 3
+
+
+def test_corrections_are_written_down_and_undone(reviewing):
+    review = reviewing.review
+    review.reject()
+    assert not review.journal.changes  # nothing is selected
+    review.select_next()
+    assert review.selection == (0,)
+    review.reject()
+    assert not review.shown[0]
+    review.select_next()
+    assert review.selection == (1,)
+    review.retype("mine", "x", "Mine")
+    assert review.places.hits.names[1] == "Mine"
+    assert ("mine", "x") in {(row.scheme, row.type) for row in review.legend()}
+    path = review.result.path / "journal.jsonl"
+    assert [change.what for change in Journal(path).changes] == ["reject", "retype"]
+    review.undo()
+    review.undo()
+    assert review.shown.all()
+    review.select_next(-1)
+    assert review.selection == (0,)
+
+
+def test_exported_is_what_is_shown(reviewing, until, tmp_path):
+    reviewing.review.select([0])
+    reviewing.review.reject()
+    reviewing.export(labels=tmp_path / "l.zarr", hits=tmp_path / "h.star")
+    until(reviewing, lambda: reviewing.heard)
+    assert reviewing.heard[-1][0] == "info"
+    data = open_labels(tmp_path / "l.zarr").labels()
+    numbers = np.asarray(reviewing.review.numbers.data[:, :, :])
+    np.testing.assert_array_equal(data > 0, numbers > 1)
+
+
+def test_accepted_hits_become_a_database(reviewing, until, tmp_path):
+    reviewing.add_to_datedb(tmp_path / "own.datedb")
+    assert "accept" in reviewing.heard[-1][1]
+    reviewing.review.select([0, 3])
+    reviewing.review.accept()
+    reviewing.add_to_datedb(tmp_path / "own.datedb")
+    until(reviewing, lambda: len(reviewing.heard) > 1)
+    assert reviewing.heard[-1][0] == "info", reviewing.heard
+    db = open_datedb(tmp_path / "own.datedb")
+    assert len(db) == 5
+    hits = reviewing.review.places.hits
+    assert db.entry("scene-1").type == hits.types[0]
+
+
+def test_what_is_no_finished_scan_is_said_and_leaves_the_last_one(reviewing, folder):
+    before = reviewing.review.result
+    (folder / "scene.scan" / "found.json").unlink()
+    reviewing.open_scan(folder / "scene.scan")
+    reviewing.open_scan(folder / "nowhere.scan")
+    assert [kind for kind, _ in reviewing.heard] == ["error", "error"]
+    assert reviewing.review.result is before
+
+
+def test_a_read_only_scan_says_so_and_changes_nothing(reviewing, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("cryoscan.scan.journal.write_atomically", refuse)
+    reviewing.review.select([0])
+    reviewing.review.reject()
+    assert reviewing.review.shown[0]
+    assert "Copy the scan" in reviewing.heard[-1][1]
+
+
+def test_regions_are_painted_where_they_were_not_yet(controller, folder, until):
+    shutil.rmtree(folder / "scene.scan" / "found.zarr")
+    controller.open_scan(folder / "scene.scan")
+    assert controller.review.numbers is None
+    until(controller, lambda: controller.review.numbers is not None)
+    assert int(np.asarray(controller.review.numbers.data[:, :, :]).max()) == len(read_found(controller.review.result))
