@@ -43,6 +43,8 @@ _IN_MEMORY = 2**29  # bytes; larger results lie in a temporary file
 _SAMPLE: Voxels = 256  # edge of the part of a map that is measured
 _FALLEN = 0.003  # of the power at 8 to 15 Å: where a map ends; chosen on maps low-passed to known resolutions
 _BAND: tuple[Angstrom, Angstrom] = (15.0, 8.0)
+_COARSE_BAND: tuple[Angstrom, Angstrom] = (40.0, 20.0)
+_BAND_OVER_COARSE = 0.05  # a little less power than proteins have in the one band relative to the other
 _HALF_MAP_FSC = 0.143
 _LEAST_INSIDE = 0.5
 _LEAST_CONTRAST = 0.5
@@ -220,7 +222,7 @@ def background_of(values: np.ndarray) -> float:
 
 
 def spectrum_resolution(data: np.ndarray, *, voxel_size: Angstrom) -> Angstrom | None:
-    """Where a map's spectrum ends: the finest shell whose mean power is 1 % of that between 15 and 8 Å.
+    """Where a map's spectrum ends: the finest shell whose mean power is 0.3 % of that between 15 and 8 Å.
 
     An estimate to 1 Å or so for maps that were low-passed, as nearly all are; a map that was
     not ends at its Nyquist frequency.
@@ -238,10 +240,13 @@ def spectrum_resolution(data: np.ndarray, *, voxel_size: Angstrom) -> Angstrom |
     rows = shells < count
     mean = np.bincount(shells[rows], power[rows], minlength=count) / np.bincount(shells[rows], minlength=count).clip(1)
     s = np.arange(count) * width
-    band = (s >= 1 / _BAND[0]) & (s <= 1 / _BAND[1])
+    band, coarse = ((s >= 1 / low) & (s <= 1 / high) for low, high in (_BAND, _COARSE_BAND))
     if not band.any():
         return None
-    there = np.flatnonzero((mean > _FALLEN * mean[band].mean()) & (s >= 1 / _BAND[0]))
+    usual = float(mean[band].mean())
+    if coarse.any():  # a map that ends before the band has noise there, which is no measure of its signal
+        usual = max(usual, _BAND_OVER_COARSE * float(mean[coarse].mean()))
+    there = np.flatnonzero((mean > _FALLEN * usual) & (s >= 1 / _COARSE_BAND[0]))
     return float(1 / s[there[-1]]) if len(there) else None
 
 

@@ -156,6 +156,17 @@ def test_the_spectrum_tells_where_a_map_was_cut_off(volume, resolution):
     assert spectrum_resolution(low, voxel_size=1.37) == pytest.approx(resolution, abs=0.9)
 
 
+def test_noise_beyond_a_coarse_map_is_not_taken_for_detail():
+    """A map that ends before 15 Å has nothing but noise where others are measured."""
+    protein = helices(90, 80, 85, 88, 90, 84, chains="AB")
+    directions = np.random.default_rng(1).normal(size=(len(protein), 3))
+    radii = 45 * np.random.default_rng(2).uniform(size=(len(protein), 1)) ** (1 / 3)
+    ball = radii * directions / np.linalg.norm(directions, axis=1, keepdims=True)  # atoms anywhere: no helices' peaks
+    coarse = density(replace(protein, positions=ball), voxel_size=3.7, resolution=20.0)
+    noise = np.random.default_rng(0).normal(0, 0.003 * coarse.load().max(), coarse.shape)
+    assert spectrum_resolution(coarse.load() + noise, voxel_size=3.7) > 8.5
+
+
 def test_the_user_is_warned_outside_the_range_and_only_there(network, volume):
     def warned(**options):
         *_, last = enhance(volume, network, **options)
