@@ -153,9 +153,13 @@ class Canvas:
             now = review.places.hits
             classes = (LabelClass(n, t, s) for n, t, s in zip(now.names, now.types, now.schemes, strict=True))
             colour = np.array([[*(c / 255 for c in meaning.colour), 1.0] for meaning in classes]).reshape(-1, 4)
+            rim = np.full((len(colour), 4), 0.3)
+            colour[~review.shown, 3] = 0  # napari 0.9.2 draws points that are not shown in three dimensions
+            rim[:, 3] = review.shown
             with _silence(self):
                 hits.shown = review.shown
-                hits.face_color = colour if len(colour) else hits.face_color
+                if len(colour):
+                    hits.face_color, hits.border_color = colour, rim
                 hits.features = hits.features.assign(
                     type=now.types, scheme=now.schemes, name=now.names, status=list(review.places.status)
                 )

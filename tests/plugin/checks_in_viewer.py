@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from npe2 import PluginManifest
 
 from cryoscan import LabelClass, LabelMap, Volume
 from cryoscan.io import write_labels, write_volume
+from napari_plugin._session import session_of
 
 VOXEL = (3, 11, 6)
 VOXEL_SIZE, ORIGIN = 1.37, (-31.5, 12.25, 407.125)
@@ -48,3 +50,16 @@ def test_labels_lie_on_the_density_and_say_what_they_are(make_napari_viewer, bri
     np.testing.assert_allclose(np.asarray(layer.get_color(7)) * 255, [*meaning.colour, 255], atol=1)
     np.testing.assert_allclose(np.asarray(layer.colormap.map(0))[3], 0)
     assert "Globin-like" in " ".join(layer.features["name"])
+
+
+def test_every_widget_opens_from_the_menu_and_samples_open(make_napari_viewer, monkeypatch, tmp_path):
+    monkeypatch.setattr("napari_plugin._asking.Asking.warm_up", lambda _: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    viewer = make_napari_viewer()
+    for widget in PluginManifest.from_distribution("cryoscan").contributions.widgets:
+        _, opened = viewer.window.add_plugin_dock_widget("cryoscan", widget.display_name)
+        assert opened.isVisibleTo(viewer.window._qt_window)
+    (layer,) = viewer.open_sample("cryoscan", "demo-volume")
+    assert layer.name == "demo"
+    assert session_of(viewer).canvas.volume() is layer
+    session_of(viewer).controller.close()

@@ -142,6 +142,7 @@ def test_a_day(window, toy_folder, tmp_path, capsys):
     assert controller.review.places.status[1:3] == ("accepted", "rejected")
     assert canvas.layer("hits").shown.tolist() == controller.review.shown.tolist()
     assert not canvas.layer("hits").shown[2]
+    assert canvas.layer("hits").face_color[2, 3] == 0
     press(viewer, "U")
     assert controller.review.places.status[2] == ""
     press(viewer, "N")

@@ -212,6 +212,22 @@ def test_thresholds_change_the_picture_at_once_and_the_scan_when_applied(reviewi
     assert reviewing.review.result.path.name == "strict.scan"
 
 
+def test_thresholds_applied_to_the_scan_itself_keep_its_journal_and_regions(reviewing, until, folder):
+    review = reviewing.review
+    review.select([5])
+    review.accept()
+    review.tune(min_score=float(np.sort(review.found.hits.scores)[2:4].mean()))
+    answer = review.places.answer.positions
+    reviewing.apply_thresholds()
+    until(reviewing, lambda: not reviewing.busy)
+    assert review.result.path == folder / "scene.scan"
+    assert len(review.result.hits) == 3
+    assert review.tuned == {}
+    np.testing.assert_array_equal(review.places.answer.positions, answer)  # three, and the one that was accepted
+    assert review.numbers is not None
+    assert [change.what for change in review.journal.changes] == ["accept"]
+
+
 def test_a_type_can_have_a_threshold_of_its_own(reviewing):
     review = reviewing.review
     type_ = review.legend()[0].type

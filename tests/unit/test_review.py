@@ -77,6 +77,22 @@ def test_live_counts_are_those_of_relabelling(scan, tmp_path, settings):
     assert len(again.hits) > 0
 
 
+@pytest.mark.parametrize(
+    ("setting", "values"),
+    [
+        ("min_score", lambda found: found.hits.scores),
+        ("min_margin", lambda found: found.hits.margins),
+        ("min_volume_A3", lambda found: found.volume_A3),
+    ],
+)
+def test_a_threshold_keeps_what_reaches_it(scan, setting, values):
+    found = read_found(scan)
+    middle = float(np.median(values(found)))
+    named = found.named(ScanConfig.build(**{**scan.provenance.config, setting: middle}))
+    np.testing.assert_array_equal(named, values(found) >= middle)
+    assert 0 < named.sum() < len(found)
+
+
 def test_thresholds_of_one_type_leave_the_others(scan):
     found = read_found(scan)
     strict = ScanConfig.build(**{**scan.provenance.config, "per_type": {"1.10.1.10": {"min_score": 1.0}}})
