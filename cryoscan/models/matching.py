@@ -146,14 +146,15 @@ class Matcher:
             return Seen(self._nothing, self._nothing, 1.0)
         q_HK = q_HK / length
         every = torch.arange(len(self), device=self.device)
-        coarse, local = self._compared(q_HK, every, _COARSE, ((0, 0, 0),), crowded=crowded)
+        coarse, local = self._compared(self._about_each(q_HK, ((0, 0, 0),), squares=crowded), every, _COARSE)
         rows = _best(coarse, kept // 2 if crowded else kept)
         if crowded:
             some = every[:: max(1, len(self) // _SAMPLE)].contiguous()
             rows = torch.unique(torch.cat([rows, _best(self._weighed(local, every), kept // 2), some]))
-        fine, fine_local = self._compared(q_HK, rows, _FINE, _SHIFTS, crowded=crowded)
+        moved = self._about_each(q_HK, _SHIFTS, squares=crowded)
+        fine, fine_local = self._compared(moved, rows, _FINE)
         rough = torch.minimum(coarse, fine.min()).index_copy(0, rows, fine)
-        alone = self._refined(q_HK, rough, min(_REFINED, kept)).cpu().numpy()
+        alone = self._refined(moved[0], rough, min(_REFINED, kept)).cpu().numpy()
         if not crowded:
             return Seen(alone, alone, 1.0)
         place = torch.searchsorted(rows, some)
@@ -163,11 +164,10 @@ class Matcher:
         rest = torch.full_like(coarse, float(scaled.min()))
         return Seen(alone, rest.index_copy(0, rows, scaled).cpu().numpy(), unit)
 
-    def _refined(self, q_HK: Tensor, rough: Tensor, count: int) -> Tensor:
+    def _refined(self, q_SHK: Tensor, rough: Tensor, count: int) -> Tensor:
         """The same correlations, those of the best entries at their best rotations and shifts."""
         rows = _best(rough, count)
         degrees, step = _FINE
-        q_SHK = self._about_each(q_HK, _SHIFTS)
         fit_RSN = _correlations(q_SHK, self._densities, rows, _table(degrees, step, str(self.device)), degrees)
         best = fit_RSN.flatten(0, 1).argmax(dim=0)
         turn_N, shift_N = best // len(_SHIFTS), best % len(_SHIFTS)
@@ -180,35 +180,29 @@ class Matcher:
         refined = refine(q_SHK, turned, shift_N)
         return torch.minimum(rough, refined.min()).index_copy(0, rows, refined)
 
-    def _about_each(self, q_HK: Tensor, shifts: Sequence[tuple[int, int, int]]) -> Tensor:
-        """Harmonics about other middles."""
+    def _about_each(
+        self, q_HK: Tensor, shifts: Sequence[tuple[int, int, int]], *, squares: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Harmonics about other middles, `s lm k`, and those of the squared density if asked for."""
         x_BZYX = self._harmonics.synthesise(q_HK[None])
-        return self._harmonics.expand(torch.cat([torch.roll(x_BZYX, shift, (1, 2, 3)) for shift in shifts]))
+        moved = torch.cat([torch.roll(x_BZYX, shift, (1, 2, 3)) for shift in shifts])
+        return self._harmonics.expand(moved), self._harmonics.expand(moved.clamp_min(0) ** 2) if squares else None
 
     def _weighed(self, local: Tensor, rows: Tensor) -> Tensor:
         return self._evidence[rows] * _surprise(local)
 
     def _compared(
-        self,
-        q_HK: Tensor,
-        rows: Tensor,
-        level: tuple[int, Degree],
-        shifts: Sequence[tuple[int, int, int]],
-        *,
-        crowded: bool,
+        self, moved: tuple[Tensor, Tensor | None], rows: Tensor, level: tuple[int, Degree]
     ) -> tuple[Tensor, Tensor]:
-        """Best g and c of a query with some entries, `n` each; c only if asked for."""
+        """Best g and c of a query, about several middles, with some entries, `n` each; c only if there are squares."""
         degrees, step = level
         table = _table(degrees, step, str(self.device))
-        x_BZYX = self._harmonics.synthesise(q_HK[None])
-        moved = torch.cat([torch.roll(x_BZYX, shift, (1, 2, 3)) for shift in shifts])
-        q_SHK = self._harmonics.expand(moved)
-        square_SHK = self._harmonics.expand(moved.clamp_min(0) ** 2) if crowded else q_SHK
+        q_SHK, square_SHK = moved
         alone, local = [], []
-        for part in torch.split(rows, max(1, _ROWS_AT_ONCE // len(shifts))):
+        for part in torch.split(rows, max(1, _ROWS_AT_ONCE // len(q_SHK))):
             fit_RSN = _correlations(q_SHK, self._densities, part, table, degrees)
             alone.append(fit_RSN.amax((0, 1)))
-            if crowded:
+            if square_SHK is not None:
                 sum_RSN = _correlations(q_SHK, self._envelopes, part, table, degrees)
                 square_RSN = _correlations(square_SHK, self._envelopes, part, table, degrees)
                 square_RSN.clamp_min_(1e-2)

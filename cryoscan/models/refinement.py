@@ -44,28 +44,21 @@ def refine(q_SHK: Tensor, t_LMKN: Sequence[Tensor], shift_N: Tensor) -> Tensor:
     shift_N : int64 Tensor, `n`
         The middle, of `q_SHK`, about which each fits.
     """
-    found = shift_N.new_zeros(len(shift_N), dtype=q_SHK.dtype)
-    for shift in torch.unique(shift_N).tolist():
-        mine = torch.nonzero(shift_N == shift)[:, 0]
-        found[mine] = _refined(q_SHK[shift], [t_MKN.index_select(2, mine) for t_MKN in t_LMKN])
-    return found
-
-
-def _refined(q_HK: Tensor, x_LMKN: list[Tensor]) -> Tensor:
-    """Newton's method in all six dimensions, for n densities at once."""
-    generators_LAMM = _generators(str(q_HK.device))
-    q_LVMK = _with_derivatives(q_HK, generators_LAMM)
-    n = x_LMKN[0].shape[-1]
-    s_NI, best_N = q_HK.new_zeros(n, 3), q_HK.new_full((n,), -1.0)
+    generators_LAMM = _generators(str(q_SHK.device))
+    q_LVMK = _with_derivatives(q_SHK, generators_LAMM)
+    n, x_LMKN = len(shift_N), list(t_LMKN)
+    s_NI, best_N = q_SHK.new_zeros(n, 3), q_SHK.new_full((n,), -1.0)
+    row_N = torch.arange(n, device=shift_N.device)
     for terms in (*_STEPS, 0):
         # products of (q, J_a q) and their derivatives along shifts with (x, J_b x)
         both_LMKAN = [
             torch.cat([x_MKN[:, :, None], _generated(j_AMM, x_MKN)], dim=2)
             for j_AMM, x_MKN in zip(generators_LAMM, x_LMKN, strict=True)
         ]
-        products = sum(
+        of_all = sum(
             q_VMK.flatten(1) @ both.flatten(0, 1).flatten(1) for q_VMK, both in zip(q_LVMK, both_LMKAN, strict=True)
-        ).reshape(4, _SHIFTED, 4, n)  # type: ignore[union-attr]
+        ).reshape(4, _SHIFTED, -1, 4, n)  # type: ignore[union-attr]
+        products = of_all[:, :, shift_N, :, row_N].permute(1, 2, 3, 0)
         value_NV, slope_NIV = _taylor(s_NI)
         f_N = torch.einsum("nv,vn->n", value_NV, products[0, :, 0])
         best_N = torch.maximum(best_N, f_N.clamp_max(1))  # the series is no mere shift: 1.001 happens
@@ -85,7 +78,8 @@ def _refined(q_HK: Tensor, x_LMKN: list[Tensor]) -> Tensor:
         upper, lower = torch.cat([(turn_NAB + turn_NAB.mT) / 2, mixed_NIA.mT], 2), torch.cat([mixed_NIA, shift_NIJ], 2)
         move_NG = _uphill(gradient_NG, torch.cat([upper, lower], dim=1))
         w_NA, length_N1 = move_NG[:, :3], torch.linalg.vector_norm(move_NG[:, :3], dim=1, keepdim=True)
-        x_LMKN = _rotated(x_LMKN, w_NA * (_FARTHEST / length_N1.clamp_min(_FARTHEST)), generators_LAMM, terms=terms)
+        turned = w_NA * (_FARTHEST / length_N1.clamp_min(_FARTHEST))
+        x_LMKN = _rotated(x_LMKN, turned, generators_LAMM, terms=terms)
         s_NI = (s_NI + move_NG[:, 3:]).clamp(-_REACH, _REACH)
     return best_N
 
@@ -116,11 +110,12 @@ def _generated(j_AMM: Tensor, x_MKN: Tensor) -> Tensor:
     return (j_AMM.reshape(-1, m) @ x_MKN.reshape(m, -1)).reshape(3, m, k, n).permute(1, 2, 0, 3)
 
 
-def _with_derivatives(q_HK: Tensor, generators_LAMM: Sequence[Tensor]) -> list[Tensor]:
-    """q, J_x q, J_y q, J_z q, each with its derivatives along shifts: for each degree `4·10 m k`."""
-    first, second = _shift_derivatives(str(q_HK.device))
-    flat_D = q_HK.flatten()
-    q_VHK = torch.cat([flat_D[None], first @ flat_D, second @ flat_D]).reshape(_SHIFTED, *q_HK.shape)
+def _with_derivatives(q_SHK: Tensor, generators_LAMM: Sequence[Tensor]) -> list[Tensor]:
+    """q, J_x q, J_y q, J_z q, each with its derivatives along shifts, of all q: for each degree `4·10·s m k`."""
+    first, second = _shift_derivatives(str(q_SHK.device))
+    flat_DS = q_SHK.flatten(1).T
+    moved = torch.cat([flat_DS[None], first @ flat_DS, second @ flat_DS])  # v d s
+    q_VHK = moved.permute(0, 2, 1).reshape(-1, *q_SHK.shape[1:])
     parts = []
     for l, j_AMM in enumerate(generators_LAMM):
         q_VMK = q_VHK[:, l * l : (l + 1) ** 2]
