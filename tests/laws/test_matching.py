@@ -164,8 +164,8 @@ def test_what_is_incomplete_is_found_about_the_middle_of_the_whole(db: DateDB) -
         db.search(vector[None], top=1)[0][0].entry == f"m{i}"
         for i, vector in enumerate(InvariantEmbedder(contour=0.0).embed(windows))
     ]
-    assert np.mean(right) >= 0.4  # chains of points without folds are all alike
-    assert np.mean(right) > np.mean(before) + 0.2
+    assert np.mean(right) >= 0.4  # in any orientation; chains of points without folds are all alike
+    assert np.mean(right) > np.mean(before) + 0.3
 
 
 def test_what_has_neighbours_is_found_within_its_envelope(db: DateDB) -> None:
