@@ -13,11 +13,13 @@ from cryoscan.models.shape_tower import ShapeTower, ShapeTowerConfig
 from cryoscan.provenance import Provenance, write_atomically
 
 Tower = DensityTower | ShapeTower
-_KINDS: dict[str, tuple[type[Tower], type[TowerConfig] | type[ShapeTowerConfig]]] = {
+_ENHANCER = "cryoscan enhancing network"
+_KINDS: dict[str, tuple[type[Tower | CryoSamu], type[TowerConfig | ShapeTowerConfig | CryoSamuConfig]]] = {
     "cryoscan density tower": (DensityTower, TowerConfig),
     "cryoscan shape tower": (ShapeTower, ShapeTowerConfig),
+    _ENHANCER: (CryoSamu, CryoSamuConfig),
 }
-_ENHANCER = "cryoscan enhancing network"
+_TOWERS = tuple(kind for kind in _KINDS if kind != _ENHANCER)
 _FORMAT_VERSION = 1
 
 
@@ -34,8 +36,7 @@ def save_tower(tower: Tower, path: Path | str, *, provenance: Provenance, half_p
         Store weights as float16, half the size. They are rounded to three digits, so the file's
         tower has a fingerprint of its own.
     """
-    kind = next(kind for kind, (network, _) in _KINDS.items() if isinstance(tower, network))
-    _write(tower, tower.config.to_json(), Path(path), kind, provenance, half_precision=half_precision)
+    _write(tower, Path(path), provenance=provenance, half_precision=half_precision)
 
 
 def load_tower(path: Path | str) -> Tower:
@@ -46,25 +47,14 @@ def load_tower(path: Path | str) -> Tower:
     FormatError
         If the file is damaged, of another kind or version, or its weights do not fit its configuration.
     """
-    path = Path(path)
-    header, tensors = _read(path, tuple(_KINDS))
-    try:
-        network, settings = _KINDS[header["kind"]]
-        tower = network(settings.from_json(json.loads(header["config"])))  # type: ignore[arg-type]
-    except (KeyError, json.JSONDecodeError, TypeError, ConfigError) as error:
-        raise FormatError(
-            f"expected the configuration of a tower in {path}",
-            got=str(error) or type(error).__name__,
-            hint="The file is damaged, or written by a newer version of cryoscan: update cryoscan.",
-        ) from error
-    _check(tensors, tower.state_dict(), path)
-    tower.load_state_dict(tensors)
-    return tower.eval()
+    network = _load(Path(path), *_TOWERS)
+    assert isinstance(network, DensityTower | ShapeTower)
+    return network
 
 
 def save_enhancer(network: CryoSamu, path: Path | str, *, provenance: Provenance, half_precision: bool = False) -> None:
     """Write an enhancing network as `save_tower` writes a tower."""
-    _write(network, network.config.to_json(), Path(path), _ENHANCER, provenance, half_precision=half_precision)
+    _write(network, Path(path), provenance=provenance, half_precision=half_precision)
 
 
 def load_enhancer(path: Path | str) -> CryoSamu:
@@ -75,24 +65,14 @@ def load_enhancer(path: Path | str) -> CryoSamu:
     FormatError
         If the file is damaged, of another kind or version, or its weights do not fit its configuration.
     """
-    path = Path(path)
-    header, tensors = _read(path, (_ENHANCER,))
-    try:
-        network = CryoSamu(CryoSamuConfig.from_json(json.loads(header["config"])))
-    except (KeyError, json.JSONDecodeError, TypeError, ConfigError) as error:
-        raise FormatError(
-            f"expected the configuration of an enhancing network in {path}",
-            got=str(error) or type(error).__name__,
-            hint="The file is damaged, or written by a newer version of cryoscan: update cryoscan.",
-        ) from error
-    _check(tensors, network.state_dict(), path)
-    network.load_state_dict(tensors)
-    return network.to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
+    network = _load(Path(path), _ENHANCER)
+    assert isinstance(network, CryoSamu)
+    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
 def tower_provenance(path: Path | str) -> Provenance:
     """Who made the file of a tower or an enhancing network, and from what."""
-    header, _ = _read(Path(path), (*_KINDS, _ENHANCER))
+    header, _ = _read(Path(path), *_KINDS)
     try:
         return Provenance.from_json(json.loads(header["provenance"]))
     except (KeyError, json.JSONDecodeError) as error:
@@ -101,15 +81,7 @@ def tower_provenance(path: Path | str) -> Provenance:
         ) from error
 
 
-def _write(
-    network: torch.nn.Module,
-    config: dict[str, Any],
-    path: Path,
-    kind: str,
-    provenance: Provenance,
-    *,
-    half_precision: bool,
-) -> None:
+def _write(network: Tower | CryoSamu, path: Path, *, provenance: Provenance, half_precision: bool) -> None:
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
@@ -117,15 +89,32 @@ def _write(
         # norms stay as they are: a running mean square may be beyond the range of float16
         tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
     header = {
-        "kind": kind,
+        "kind": next(kind for kind, (made, _) in _KINDS.items() if isinstance(network, made)),
         "format_version": str(_FORMAT_VERSION),
-        "config": json.dumps(config),
+        "config": json.dumps(network.config.to_json()),
         "provenance": json.dumps(provenance.to_json()),
     }
     write_atomically(path, save(tensors, metadata=header))
 
 
-def _read(path: Path, kinds: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _load(path: Path, *kinds: str) -> Tower | CryoSamu:
+    header, tensors = _read(path, *kinds)
+    kind = header["kind"]
+    made, settings = _KINDS[kind]
+    try:
+        network = made(settings.from_json(json.loads(header["config"])))  # type: ignore[arg-type]
+    except (KeyError, json.JSONDecodeError, TypeError, ConfigError) as error:
+        raise FormatError(
+            f"expected the configuration of a {kind.removeprefix('cryoscan ')} in {path}",
+            got=str(error) or type(error).__name__,
+            hint="The file is damaged, or written by a newer version of cryoscan: update cryoscan.",
+        ) from error
+    _check(tensors, network.state_dict(), path)
+    network.load_state_dict(tensors)
+    return network.eval()
+
+
+def _read(path: Path, *kinds: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     require_file(path, what="the .safetensors file of a network")

@@ -295,7 +295,7 @@ def rewritten(path: Path, *, header: dict[str, str] | None = None, rename: tuple
         (lambda path: path.write_text("not a tower, but long enough to have a header of eight bytes"), "whole"),
         (lambda path: rewritten(path, header={"kind": "something else"}), "a file of something else"),
         (lambda path: rewritten(path, header={"format_version": "99"}), "99.*Update cryoscan"),
-        (lambda path: rewritten(path, header={"config": "{"}), "configuration of a tower"),
+        (lambda path: rewritten(path, header={"config": "{"}), "configuration of a density tower"),
         (lambda path: rewritten(path, header={"config": '{"wings": 2}'}), "wings.*newer version"),
         (lambda path: rewritten(path, header={"config": '{"dim": 11}'}), "different towers"),
         (lambda path: rewritten(path, rename=("stem.weight", "stern.weight")), "stem.weight.*of shape None"),
