@@ -30,13 +30,14 @@ def train(
     device: Annotated[str, typer.Option("--device", help="Where torch computes: cpu, cuda, cuda:1 …")] = "cpu",
     as_json: o.Json = False,
 ) -> None:
-    """Train a tower, or the network that sharpens maps; the same line goes on where the last checkpoint is.
+    """Train a tower or another network of cryoscan; the same line goes on where the last checkpoint is.
 
     Example: cryoscan train configs/train/reconstruct.yaml --data FOLDER -o runs/reconstruct
     """
     from cryoscan.train.card import results_table
-    from cryoscan.train.config import EnhanceTrainConfig, read_train_config
+    from cryoscan.train.config import EnhanceTrainConfig, RecogniseTrainConfig, read_train_config
     from cryoscan.train.enhance_run import EnhancerTrained, train_enhancer
+    from cryoscan.train.recognition import RecogniserTrained, train_recogniser
     from cryoscan.train.run import TrainFinished
     from cryoscan.train.run import train as run
 
@@ -44,6 +45,8 @@ def train(
     events: Iterator[Any] = (
         train_enhancer(settings, output, data=data, until=steps, device=device)
         if isinstance(settings, EnhanceTrainConfig)
+        else train_recogniser(settings, output, data=data, until=steps, device=device)
+        if isinstance(settings, RecogniseTrainConfig)
         else run(settings, output, data=data, until=steps, device=device)
     )
     try:
@@ -51,9 +54,9 @@ def train(
     except KeyboardInterrupt:
         show.note("Stopped. Give the same command again to go on from the last checkpoint.")
         raise typer.Exit(130) from None
-    finished = isinstance(last, TrainFinished | EnhancerTrained)
+    finished = isinstance(last, TrainFinished | EnhancerTrained | RecogniserTrained)
     about: dict[str, Any] = {"output": str(output), "finished": finished}
-    if isinstance(last, EnhancerTrained):
+    if isinstance(last, EnhancerTrained | RecogniserTrained):
         about |= {"weights": str(last.weights), "watched": last.watched}
         text = f"{last.weights}: described in {last.card}"
     elif isinstance(last, TrainFinished):

@@ -8,8 +8,9 @@ import numpy as np
 
 from cryoscan.datedb.store import DateDB, Entry
 from cryoscan.embedding import Embedder
-from cryoscan.errors import FormatError, GeometryError
+from cryoscan.errors import FormatError, GeometryError, MismatchError
 from cryoscan.models import InvariantEmbedder, choose_device
+from cryoscan.models.secondary import SecondaryNet, shipped_secondary
 from cryoscan.models.shape import ShapeEmbedder, Shapes
 from cryoscan.provenance import Provenance
 from cryoscan.simulate import atoms_from_trace, density, is_trace
@@ -125,7 +126,29 @@ def closer_look(db: DateDB, embedder: Embedder, *, contour: float = 0.5) -> tupl
     by_shape = db.by_shape
     if by_shape is None:
         return db, embedder
-    return by_shape, ShapeEmbedder(embedder.voxel_size, contour=contour, device=str(embedder.device))
+    device = str(embedder.device)
+    secondary = secondary_of(db, device=device)
+    return by_shape, ShapeEmbedder(embedder.voxel_size, contour=contour, secondary=secondary, device=device)
+
+
+def secondary_of(db: DateDB, *, device: str = "cpu") -> SecondaryNet | None:
+    """The network that saw the second layer of a database's shapes, None if they have one layer.
+
+    Raises
+    ------
+    MismatchError
+        If it was another one than that of this version of cryoscan.
+    """
+    if db.shapes is None or db.shapes.layers == 1:
+        return None
+    network = shipped_secondary(device)
+    if db.embedder.get("secondary") != network.fingerprint:
+        raise MismatchError(
+            f"expected shapes seen by this version's secondary-structure network ({network.fingerprint})",
+            got=f"a DateDB of another one ({db.embedder.get('secondary')})",
+            hint="Rebuild the database with `cryoscan datedb build`.",
+        )
+    return network
 
 
 def structure_window(structure: Structure, embedder: Embedder, *, resolution: Angstrom) -> np.ndarray:
@@ -149,12 +172,14 @@ def structure_window(structure: Structure, embedder: Embedder, *, resolution: An
 
 def describe_embedder(embedder: Embedder) -> dict[str, Any]:
     """What a DateDB remembers of the embedder that wrote it."""
+    secondary = _secondary_at(embedder.voxel_size)
     return {
         "kind": type(embedder).__name__,
         "fingerprint": embedder.fingerprint,
         "dim": embedder.dim,
         "window": embedder.window,
         "voxel_size_A": embedder.voxel_size,
+        "secondary": None if secondary is None else secondary.fingerprint,
     }
 
 
@@ -182,6 +207,12 @@ def embedder_for(db: DateDB, *, contour: float = 1.0, device: str | None = None)
     return embedder
 
 
+def _secondary_at(voxel_size: Angstrom) -> SecondaryNet | None:
+    """The network, if it has learned densities of these voxels."""
+    network = shipped_secondary()
+    return network if network.config.voxel_size_A == voxel_size else None
+
+
 def _flush(
     pending: list[Structure],
     parts: Mapping[float, list[np.ndarray]],
@@ -195,5 +226,5 @@ def _flush(
         windows = np.stack([structure_window(structure, embedder, resolution=resolution) for structure in pending])
         vectors.append(embedder.embed(windows))
         if resolution == min(parts) and embedder.window == ShapeEmbedder.window:
-            shapes.append(Shapes.of_windows(windows))
+            shapes.append(Shapes.of_windows(windows, _secondary_at(embedder.voxel_size)))
     pending.clear()

@@ -175,14 +175,17 @@ def write_indices(db: DateDB) -> None:
 
 
 def _shape_arrays(shapes: "Shapes") -> dict[str, np.ndarray]:
-    return {item.name: getattr(shapes, item.name) for item in fields(shapes)}
+    arrays = {item.name: getattr(shapes, item.name) for item in fields(shapes)}
+    return {name: array for name, array in arrays.items() if len(array)}
 
 
 def _read_shapes(path: Path, fingerprint: str) -> "Shapes":
     from cryoscan.models.shape import Shapes  # brings torch, which many commands do without
 
     with (path / "shapes.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        shapes = Shapes(**{item.name: np.ascontiguousarray(stored[item.name].T) for item in fields(Shapes)})
+        arrays = {name: np.ascontiguousarray(stored[name].T) for name in stored.files}
+        arrays.setdefault("signed", arrays["density"][:0])  # written before there was a second layer
+        shapes = Shapes(**arrays)
     if fingerprint_arrays(_shape_arrays(shapes).values()) != fingerprint:
         raise FormatError(
             "expected shapes that match the manifest", got=f"others in {path}", hint="The DateDB is damaged."

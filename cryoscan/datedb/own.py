@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoscan.datedb.build import DomainEmbedded, build_datedb, embedder_for
+from cryoscan.datedb.build import DomainEmbedded, build_datedb, embedder_for, secondary_of
 from cryoscan.datedb.config import DateDBConfig
 from cryoscan.datedb.files import open_datedb
 from cryoscan.datedb.hierarchy import levels
@@ -140,7 +140,7 @@ def add_regions(
     if db.shapes is not None:
         from cryoscan.models.shape import Shapes
 
-        shapes = Shapes.of_windows(np.clip(windows[min(db.banks)], 0, None))
+        shapes = Shapes.of_windows(np.clip(windows[min(db.banks)], 0, None), secondary_of(db))
     entries = [replace(entry, row=row) for row, (entry, _) in enumerate(regions)]
     inputs = {"datedb": db.fingerprint}
     more = replace(

@@ -154,7 +154,7 @@ class DateDB:
     def fingerprint(self) -> str:
         """Identifies the content: entries, embeddings, shapes and embedder."""
         values = attrgetter(*(each.name for each in fields(Entry)))
-        shapes = [] if self.shapes is None else [self.shapes.density, self.shapes.envelope, self.shapes.scale]
+        shapes = [] if self.shapes is None else [getattr(self.shapes, part.name) for part in fields(self.shapes)]
         return fingerprint_json(
             [
                 [values(entry) for entry in self.entries],
@@ -173,9 +173,10 @@ class DateDB:
         """
         if self.shapes is None:
             return None
+        from cryoscan.datedb.build import secondary_of
         from cryoscan.models.shape import ShapeEmbedder
 
-        embedder = ShapeEmbedder(float(self.embedder["voxel_size_A"]))
+        embedder = ShapeEmbedder(float(self.embedder["voxel_size_A"]), secondary=secondary_of(self))
         about = {**self.embedder, "kind": "ShapeEmbedder", "fingerprint": embedder.fingerprint, "dim": embedder.dim}
         banks = {bank: self.shapes.densities(self._blur(bank)) for bank in self.banks}
         return replace(self, banks=banks, embedder=about, calibration=self.shape_calibration, matched=True)

@@ -9,17 +9,21 @@ import torch
 from cryoscan.errors import ConfigError, FormatError, require_file
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
 from cryoscan.models.density_tower import DensityTower, TowerConfig
+from cryoscan.models.secondary import SecondaryConfig, SecondaryNet
 from cryoscan.models.shape_tower import ShapeTower, ShapeTowerConfig
 from cryoscan.provenance import Provenance, write_atomically
 
 Tower = DensityTower | ShapeTower
+Network = Tower | CryoSamu | SecondaryNet
 _ENHANCER = "cryoscan enhancing network"
-_KINDS: dict[str, tuple[type[Tower | CryoSamu], type[TowerConfig | ShapeTowerConfig | CryoSamuConfig]]] = {
+_SECONDARY = "cryoscan secondary-structure network"
+_KINDS: dict[str, tuple[type[Network], type[TowerConfig | ShapeTowerConfig | CryoSamuConfig | SecondaryConfig]]] = {
     "cryoscan density tower": (DensityTower, TowerConfig),
     "cryoscan shape tower": (ShapeTower, ShapeTowerConfig),
     _ENHANCER: (CryoSamu, CryoSamuConfig),
+    _SECONDARY: (SecondaryNet, SecondaryConfig),
 }
-_TOWERS = tuple(kind for kind in _KINDS if kind != _ENHANCER)
+_TOWERS = tuple(kind for kind in _KINDS if kind not in (_ENHANCER, _SECONDARY))
 _FORMAT_VERSION = 1
 
 
@@ -70,6 +74,26 @@ def load_enhancer(path: Path | str) -> CryoSamu:
     return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
+def save_secondary(
+    network: SecondaryNet, path: Path | str, *, provenance: Provenance, half_precision: bool = False
+) -> None:
+    """Write a secondary-structure network as `save_tower` writes a tower."""
+    _write(network, Path(path), provenance=provenance, half_precision=half_precision)
+
+
+def load_secondary(path: Path | str) -> SecondaryNet:
+    """Read a secondary-structure network, ready for evaluation.
+
+    Raises
+    ------
+    FormatError
+        If the file is damaged, of another kind or version, or its weights do not fit its configuration.
+    """
+    network = _load(Path(path), _SECONDARY)
+    assert isinstance(network, SecondaryNet)
+    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
 def tower_provenance(path: Path | str) -> Provenance:
     """Who made the file of a tower or an enhancing network, and from what."""
     header, _ = _read(Path(path), *_KINDS)
@@ -81,7 +105,7 @@ def tower_provenance(path: Path | str) -> Provenance:
         ) from error
 
 
-def _write(network: Tower | CryoSamu, path: Path, *, provenance: Provenance, half_precision: bool) -> None:
+def _write(network: Network, path: Path, *, provenance: Provenance, half_precision: bool) -> None:
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
@@ -97,7 +121,7 @@ def _write(network: Tower | CryoSamu, path: Path, *, provenance: Provenance, hal
     write_atomically(path, save(tensors, metadata=header))
 
 
-def _load(path: Path, *kinds: str) -> Tower | CryoSamu:
+def _load(path: Path, *kinds: str) -> Network:
     header, tensors = _read(path, *kinds)
     kind = header["kind"]
     made, settings = _KINDS[kind]

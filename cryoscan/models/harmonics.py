@@ -102,6 +102,15 @@ def harmonics(device: str = "cpu") -> Harmonics:
     return Harmonics(device)
 
 
+def layered(vectors_ND: Tensor) -> Tensor:
+    """Coefficients of one or more densities that turn together, one after the other, as if one had more shells.
+
+    `n layers·lm·k` → `n lm layers·k`.
+    """
+    layers = vectors_ND.shape[1] // (DEGREES**2 * SHELLS)
+    return vectors_ND.reshape(-1, layers, DEGREES**2, SHELLS).transpose(1, 2).flatten(2)
+
+
 def rotation_table(rotations: np.ndarray, degrees: int) -> np.ndarray:
     """Matrices D_l of rotations, of all degrees below `degrees`, one after the other.
 

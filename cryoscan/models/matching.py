@@ -30,12 +30,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoscan.models.harmonics import DEGREES, SHELLS, harmonics, rotation_table
+from cryoscan.models.harmonics import DEGREES, SHELLS, harmonics, layered, rotation_table
 from cryoscan.models.refinement import refine
 from cryoscan.rotations import rotation_grid
 from cryoscan.units import Degree
 
-DIM = DEGREES**2 * SHELLS
 _SHIFTS = ((0, 0, 0), (1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
 """Voxels; centres are not known better."""
 _COARSE: tuple[int, Degree] = (5, 30.0)
@@ -88,8 +87,10 @@ class Matcher:
 
     Parameters
     ----------
-    shapes, envelopes : float arrays, `n 972`
-        Harmonics of the entries' densities and of their envelopes (0 … 1), any scale.
+    shapes : float array, `n 972·layers`
+        Harmonics of the entries' densities, any scale; and, if there is a second layer, of helices less strands.
+    envelopes : float array, `n 972`
+        Harmonics of the entries' envelopes (0 … 1).
     device : str
         Where torch computes.
     """
@@ -98,10 +99,11 @@ class Matcher:
         self.device = torch.device(device)
         self._harmonics = harmonics(device)
         t_NHK = _unit(_tensor(shapes, self.device))
+        density_NHK = t_NHK[:, :, :SHELLS]
         m_NHK = _tensor(envelopes, self.device)
         ones = self._harmonics.expand(torch.ones(1, 32, 32, 32, device=self.device))
         volume = (m_NHK * ones).sum((1, 2)).clamp_min(1e-3)
-        self._mean = (m_NHK * t_NHK).sum((1, 2)) / volume
+        self._mean = (m_NHK * density_NHK).sum((1, 2)) / volume
         self._spread = (1 - self._mean**2 * volume).clamp_min(1e-3).sqrt()  # of t under m; all of t lies there
         self._volume, self._evidence = volume, volume / volume.mean()
         self._densities, self._envelopes = _by_degree(t_NHK), _by_degree(m_NHK)
@@ -114,14 +116,14 @@ class Matcher:
 
         Parameters
         ----------
-        queries : float array, `q 972`
+        queries : float array, `q 972·layers`
         kept : int
             Entries that are compared finely; all others come after them.
         """
         return np.stack([view.alone for view in self._each(queries, crowded=False, kept=kept)] or [self._nothing])
 
     def seen(self, queries: np.ndarray, *, kept: int = _KEPT) -> "list[Seen]":
-        """Answers to both questions for each of some queries, `q 972`."""
+        """Answers to both questions for each of some queries, `q 972·layers`."""
         return self._each(queries, crowded=True, kept=kept)
 
     @property
@@ -183,10 +185,16 @@ class Matcher:
     def _about_each(
         self, q_HK: Tensor, shifts: Sequence[tuple[int, int, int]], *, squares: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Harmonics about other middles, `s lm k`, and those of the squared density if asked for."""
-        x_BZYX = self._harmonics.synthesise(q_HK[None])
-        moved = torch.cat([torch.roll(x_BZYX, shift, (1, 2, 3)) for shift in shifts])
-        return self._harmonics.expand(moved), self._harmonics.expand(moved.clamp_min(0) ** 2) if squares else None
+        """Harmonics about other middles, `s lm k`, and those of the squares if asked for."""
+        layers_LHK = torch.stack(torch.split(q_HK, SHELLS, dim=1))
+        x_LZYX = self._harmonics.synthesise(layers_LHK)
+        moved_SLZYX = torch.stack([torch.roll(x_LZYX, shift, (1, 2, 3)) for shift in shifts])
+        c_SLHK = self._harmonics.expand(moved_SLZYX.flatten(0, 1)).reshape(len(shifts), -1, DEGREES**2, SHELLS)
+        moved_SHK = torch.cat(c_SLHK.unbind(1), dim=2)
+        if not squares:
+            return moved_SHK, None
+        moved_SLZYX[:, 0].clamp_min_(0)
+        return moved_SHK, self._harmonics.expand(moved_SLZYX.square().sum(dim=1))
 
     def _weighed(self, local: Tensor, rows: Tensor) -> Tensor:
         return self._evidence[rows] * _surprise(local)
@@ -203,7 +211,7 @@ class Matcher:
             fit_RSN = _correlations(q_SHK, self._densities, part, table, degrees)
             alone.append(fit_RSN.amax((0, 1)))
             if square_SHK is not None:
-                sum_RSN = _correlations(q_SHK, self._envelopes, part, table, degrees)
+                sum_RSN = _correlations(q_SHK[:, :, :SHELLS], self._envelopes, part, table, degrees)
                 square_RSN = _correlations(square_SHK, self._envelopes, part, table, degrees)
                 square_RSN.clamp_min_(1e-2)
                 variance = (square_RSN - sum_RSN**2 / self._volume[part]).clamp_min(0.05 * square_RSN)
@@ -232,7 +240,7 @@ def _correlations(q_SHK: Tensor, entries: Sequence[Tensor], rows: Tensor, table:
         q_SMK = q_SHK[:, l * l : (l + 1) ** 2]
         out = products[first : first + m * m].reshape(m, m, s, n)  # a view
         for shift in range(s):
-            out[:, :, shift] = (q_SMK[shift] @ t_KMN.reshape(SHELLS, -1)).reshape(m, m, n)
+            out[:, :, shift] = (q_SMK[shift] @ t_KMN.flatten(1)).reshape(m, m, n)
         first += m * m
     return (table @ products.reshape(first, -1)).reshape(-1, s, n)
 
@@ -268,7 +276,8 @@ def _best(score: Tensor, count: int) -> Tensor:
 
 
 def _tensor(vectors: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(vectors, np.float32)).to(device).reshape(-1, DEGREES**2, SHELLS)
+    c_NHK = layered(torch.from_numpy(np.ascontiguousarray(vectors, np.float32)).to(device))
+    return c_NHK.contiguous()
 
 
 def _unit(c_BHK: Tensor) -> Tensor:

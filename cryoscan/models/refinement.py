@@ -113,9 +113,11 @@ def _generated(j_AMM: Tensor, x_MKN: Tensor) -> Tensor:
 def _with_derivatives(q_SHK: Tensor, generators_LAMM: Sequence[Tensor]) -> list[Tensor]:
     """q, J_x q, J_y q, J_z q, each with its derivatives along shifts, of all q: for each degree `4·10·s m k`."""
     first, second = _shift_derivatives(str(q_SHK.device))
-    flat_DS = q_SHK.flatten(1).T
-    moved = torch.cat([flat_DS[None], first @ flat_DS, second @ flat_DS])  # v d s
-    q_VHK = moved.permute(0, 2, 1).reshape(-1, *q_SHK.shape[1:])
+    layers_LSHK = torch.stack(torch.split(q_SHK, SHELLS, dim=2))
+    flat_DS = layers_LSHK.flatten(0, 1).flatten(1).T
+    moved = torch.cat([flat_DS[None], first @ flat_DS, second @ flat_DS])  # v d layers·s
+    q_VLSHK = moved.permute(0, 2, 1).reshape(-1, *layers_LSHK.shape)
+    q_VHK = torch.cat(q_VLSHK.unbind(1), dim=-1).flatten(0, 1)
     parts = []
     for l, j_AMM in enumerate(generators_LAMM):
         q_VMK = q_VHK[:, l * l : (l + 1) ** 2]

@@ -1,7 +1,8 @@
 """The embedder whose vectors can still be turned: the harmonics of the density themselves.
 
 Vectors of turned densities differ; they are compared by `cryoscan.models.matching`, which tries
-all rotations, and not by their cosine.
+all rotations, and not by their cosine. A second layer holds the density of helices less that of strands, as a network
+sees them (`cryoscan.models.secondary`): in queries and in entries alike, so that it may err if it errs the same.
 """
 
 from collections.abc import Sequence
@@ -12,16 +13,17 @@ import torch
 
 from cryoscan.embedding import check_block, check_windows, unit_rows
 from cryoscan.models.harmonics import DEGREES, RADII, SHELLS, WINDOW, blur_matrices, harmonics
+from cryoscan.models.secondary import SecondaryNet
 from cryoscan.provenance import fingerprint_json
 from cryoscan.units import Angstrom, Voxels
 
-_VERSION = 1  # raise when the definition changes: old databases are then refused
+_VERSION = 2  # raise when the definition changes: old databases are then refused
 _BATCH = 64
 _LEVELS = 63  # mean cosine to the harmonics themselves .999; twice as many take a fifth more space
 
 
 class ShapeEmbedder:
-    """The 972 harmonics of the density in a window of 32³ voxels, about the window's middle.
+    """The 972 harmonics of the density in a window of 32³ voxels, about the window's middle; or two layers of them.
 
     Parameters
     ----------
@@ -30,19 +32,29 @@ class ShapeEmbedder:
     contour : float
         Density below this many standard deviations of its window is taken as empty; 0 for simulated densities.
         No part of the fingerprint, as it prepares the input and leaves the vectors' meaning alone.
+    secondary : SecondaryNet, optional
+        Gives the second layer.
     device : str
         Where torch computes.
     """
 
     window: Voxels = WINDOW
-    dim: int = DEGREES**2 * SHELLS
     cell: Voxels = 1
     halo: Voxels = 0
     needs_mask: bool = False
     working_bytes: int = 128 * 2**20
 
-    def __init__(self, voxel_size: Angstrom = 2.5, *, contour: float = 0.5, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        voxel_size: Angstrom = 2.5,
+        *,
+        contour: float = 0.5,
+        secondary: SecondaryNet | None = None,
+        device: str = "cpu",
+    ) -> None:
         self.voxel_size = voxel_size
+        self.dim = DEGREES**2 * SHELLS * (1 if secondary is None else 2)
+        self._secondary = secondary
         self.contour = contour
         self.device = torch.device(device)
 
@@ -51,12 +63,13 @@ class ShapeEmbedder:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the definition of the harmonics and the voxel size."""
-        return fingerprint_json(["shape", _VERSION, SHELLS, DEGREES, RADII, self.window, self.voxel_size])
+        """Identifies the definition of the harmonics, the voxel size and the network."""
+        network = None if self._secondary is None else self._secondary.fingerprint
+        return fingerprint_json(["shape", _VERSION, SHELLS, DEGREES, RADII, self.window, self.voxel_size, network])
 
     @torch.inference_mode()
     def embed(self, windows: np.ndarray) -> np.ndarray:
-        """Embed windows, `b z y x` → `b 972`; windows without signal give zeros."""
+        """Embed windows, `b z y x` → `b 972·layers`; windows without signal give zeros."""
         windows = check_windows(windows, self)
         parts = [np.zeros((0, self.dim), np.float32)]
         for start in range(0, len(windows), _BATCH):
@@ -64,12 +77,13 @@ class ShapeEmbedder:
             if self.contour > 0:
                 spread = x_BZYX.flatten(1).std(dim=1, correction=0)[:, None, None, None]
                 x_BZYX = torch.relu(x_BZYX - self.contour * spread)
-            c_BHK = harmonics(str(self.device)).expand(x_BZYX)
-            parts.append(c_BHK.flatten(1).cpu().numpy())
+            layers = [x_BZYX] if self._secondary is None else [x_BZYX, self._secondary.signed(x_BZYX)]
+            c_BD = torch.cat([harmonics(str(self.device)).expand(layer).flatten(1) for layer in layers], dim=1)
+            parts.append(c_BD.cpu().numpy())
         return unit_rows(np.concatenate(parts))
 
     def embed_dense(self, block: np.ndarray, *, stride: Voxels) -> np.ndarray:
-        """Embed all windows of a block, `z y x` → `z' y' x' 972`; exactly what `embed` gives for each."""
+        """Embed all windows of a block, `z y x` → `z' y' x' 972·layers`; exactly what `embed` gives for each."""
         check_block(block, self, stride=stride)
         views = np.lib.stride_tricks.sliding_window_view(block, (self.window,) * 3)[::stride, ::stride, ::stride]
         rows = [self.embed(np.asarray(row)) for plane in views for row in plane]
@@ -84,6 +98,8 @@ class Shapes:
     ----------
     density : int8 array, `n 972`
         Harmonics of each density; its scale does not matter.
+    signed : int8 array, `n 972`
+        Harmonics of helices less strands, on the same scale; without rows if nothing told them apart.
     envelope : int8 array, `n 972`
         Harmonics of its envelope, see `envelope`.
     scale : float32 array, `n`
@@ -91,6 +107,7 @@ class Shapes:
     """
 
     density: np.ndarray
+    signed: np.ndarray
     envelope: np.ndarray
     scale: np.ndarray
 
@@ -99,31 +116,43 @@ class Shapes:
 
     @classmethod
     @torch.inference_mode()
-    def of_windows(cls, windows: np.ndarray) -> "Shapes":
-        """Shapes of simulated densities in the middle of windows, `n 32 32 32`."""
+    def of_windows(cls, windows: np.ndarray, secondary: SecondaryNet | None = None) -> "Shapes":
+        """Shapes of densities without noise in the middle of windows, `n 32 32 32`; of two layers with a network."""
         parts = []
         for start in range(0, len(windows), _BATCH):
             x_BZYX = torch.from_numpy(np.ascontiguousarray(windows[start : start + _BATCH], np.float32))
-            both = torch.cat([x_BZYX, envelope(x_BZYX)])
-            c_BD = harmonics().expand(both).flatten(1).numpy()
-            largest = np.abs(c_BD).max(axis=1, keepdims=True).clip(min=1e-12)
-            packed = np.rint(c_BD / largest * _LEVELS).astype(np.int8)
             n = len(x_BZYX)
-            parts.append(cls(packed[:n], packed[n:], (largest[n:, 0] / _LEVELS).astype(np.float32)))
+            layers = [x_BZYX, envelope(x_BZYX), *([] if secondary is None else [secondary.signed(x_BZYX)])]
+            c_BD = harmonics().expand(torch.cat(layers)).flatten(1).numpy()
+            largest = np.abs(c_BD[: 2 * n]).max(axis=1, keepdims=True).clip(min=1e-12)
+            largest = np.concatenate([largest, largest[: len(c_BD) - 2 * n]])
+            packed = np.rint(c_BD / largest * _LEVELS).clip(-127, 127).astype(np.int8)
+            scale = (largest[n : 2 * n, 0] / _LEVELS).astype(np.float32)
+            parts.append(cls(packed[:n], packed[2 * n :], packed[n : 2 * n], scale))
         return cls.joined(parts)
 
     @classmethod
     def joined(cls, parts: "Sequence[Shapes]") -> "Shapes":
-        """Several, one after the other."""
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
+        """Several, one after the other; the second layer goes unless all have it."""
+        density, signed, envelopes, scale = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__
+        )
+        return cls(density, signed if len(signed) == len(density) else signed[:0], envelopes, scale)
 
     def take(self, rows: np.ndarray) -> "Shapes":
         """Some of them."""
-        return Shapes(self.density[rows], self.envelope[rows], self.scale[rows])
+        signed = self.signed[rows] if self.layers == 2 else self.signed
+        return Shapes(self.density[rows], signed, self.envelope[rows], self.scale[rows])
+
+    @property
+    def layers(self) -> int:
+        """2 if helices and strands are known, else 1."""
+        return 2 if len(self.signed) else 1
 
     def densities(self, sigma: float) -> np.ndarray:
-        """Harmonics of the densities blurred by a Gaussian of `sigma` voxels, unit rows, `n 972` float32."""
-        return unit_rows(_blurred(self.density.astype(np.float32), sigma))
+        """Harmonics of all layers blurred by a Gaussian of `sigma` voxels, unit rows, `n 972·layers` float32."""
+        layers = [self.density, self.signed][: self.layers]
+        return unit_rows(np.concatenate([_blurred(layer.astype(np.float32), sigma) for layer in layers], axis=1))
 
     def envelopes(self, sigma: float) -> np.ndarray:
         """Harmonics of the envelopes blurred by a Gaussian of `sigma` voxels, `n 972` float32."""

@@ -9,6 +9,7 @@ from cryoscan.config import Config
 from cryoscan.errors import ConfigError
 from cryoscan.models.cryosamu import CryoSamuConfig
 from cryoscan.models.density_tower import TowerConfig
+from cryoscan.models.secondary import SecondaryConfig
 from cryoscan.models.shape_tower import ShapeTowerConfig
 from cryoscan.train.conditions import ViewConfig
 from cryoscan.train.loop import FitSettings
@@ -165,10 +166,72 @@ class EnhanceTrainConfig(Config):
         )
 
 
-def read_train_config(path: Path | str) -> TrainConfig | EnhanceTrainConfig:
-    """Settings of a tower or of the enhancing network, as the file's objective says."""
-    values = AnyObjective.read(path)
-    return EnhanceTrainConfig.read(path) if values.objective == "enhance" else TrainConfig.read(path)
+class RecogniseTrainConfig(Config):
+    """Settings of `cryoscan train` for the network that tells helices and strands apart."""
+
+    objective: Literal["recognise"]
+    """The kind of every voxel."""
+    network: dict[str, Any] = Field(default_factory=dict)
+    """Sizes that differ from the defaults of `SecondaryConfig`."""
+    views: dict[str, Any] = Field(default_factory=dict)
+    """What differs from the defaults of `ViewConfig`."""
+    hold_out: bool = True
+    """Whether to keep away from the domains that benchmarks ask for, and from all their relatives."""
+    batch: int = Field(default=16, ge=1)
+    """Views in a step."""
+    cap: int = Field(default=8, ge=1)
+    """A type of n domains is drawn as often as the smaller of n and this many single domains."""
+    steps: int = Field(default=4500, ge=1)
+    """Batches in all."""
+    learning_rate: float = Field(default=3e-3, gt=0)
+    """Largest step of AdamW."""
+    average: float = Field(default=0.995, ge=0, lt=1)
+    """Memory of the running mean of the weights, which is what is kept of a run."""
+    validate_every: int = Field(default=250, ge=1)
+    """Steps between validations."""
+    seed: int = 0
+    """Of the first weights and of every step."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        try:
+            self.view_config()
+            self.network_config()
+        except (ConfigError, TypeError) as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def network_config(self) -> SecondaryConfig:
+        """The sizes of the network."""
+        return SecondaryConfig.from_json(self.network)
+
+    def view_config(self) -> ViewConfig:
+        """The views that are trained on."""
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in self.views.items()
+        }
+        return ViewConfig(**values)
+
+    def fit_settings(self) -> FitSettings:
+        """The schedule."""
+        return FitSettings(
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            average=self.average,
+            validate_every=self.validate_every,
+            report_every=50,
+            seed=self.seed,
+        )
+
+
+def read_train_config(path: Path | str) -> TrainConfig | EnhanceTrainConfig | RecogniseTrainConfig:
+    """Settings of a tower, of the enhancing or of the secondary-structure network, as the file's objective says."""
+    match AnyObjective.read(path).objective:
+        case "enhance":
+            return EnhanceTrainConfig.read(path)
+        case "recognise":
+            return RecogniseTrainConfig.read(path)
+    return TrainConfig.read(path)
 
 
 class AnyObjective(Config):

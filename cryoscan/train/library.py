@@ -11,15 +11,16 @@ import numpy as np
 import torch
 
 from cryoscan.errors import FormatError, GeometryError, MismatchError, require_file
+from cryoscan.secondary import secondary_structure
 from cryoscan.structure import Structure
 from cryoscan.units import Angstrom
 
 Split = Literal["train", "validation", "test"]
 
 _FORMAT = "cryoscan atom library"
-_VERSION = 1
+_VERSION = 2  # 1: without secondary structure
 _STEP: Angstrom = 0.02  # of stored positions: far below any voxel, and 16 bits reach 655 Å
-_ARRAYS = ("steps", "numbers", "residue_sizes", "chain_sizes", "chain_residues", "neighbours")
+_ARRAYS = ("steps", "numbers", "residue_sizes", "residue_kinds", "chain_sizes", "chain_residues", "neighbours")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class AtomLibrary:
         Atomic numbers.
     residues_N : int16 tensor, `atoms`
         0-based residue within the chain.
+    kinds_N : uint8 tensor, `atoms`
+        Secondary structure of the residue, see `cryoscan.secondary`.
     chain_starts : int64 tensor, `c + 1`
         First atom of each chain, and the number of atoms.
     neighbours : int64 tensor
@@ -86,6 +89,7 @@ class AtomLibrary:
     steps_N3: torch.Tensor
     numbers_N: torch.Tensor
     residues_N: torch.Tensor
+    kinds_N: torch.Tensor
     chain_starts: torch.Tensor
     neighbours: torch.Tensor
     anchor_chains: torch.Tensor
@@ -117,12 +121,13 @@ class AtomLibrary:
             If an anchor or a neighbour names a chain or residues that are not there.
         """
         keys: list[str] = []
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in _ARRAYS[:3]}
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in _ARRAYS[:4]}
         for key, structure in structures:
             keys.append(key)
             parts["steps"].append(_steps(key, structure))
             parts["numbers"].append(structure.elements.astype(np.uint8))
             parts["residue_sizes"].append(np.bincount(structure.residues).astype(np.uint8))
+            parts["residue_kinds"].append(secondary_structure(structure).astype(np.uint8))
         place = {key: index for index, key in enumerate(keys)}
         arrays = {name: np.concatenate(part) for name, part in parts.items()}
         arrays["chain_sizes"] = np.array([len(part) for part in parts["numbers"]], np.int32)
@@ -170,6 +175,7 @@ class AtomLibrary:
             "steps": np.diff(steps, axis=0, prepend=np.zeros((1, 3), np.int16)),
             "numbers": self.numbers_N.cpu().numpy(),
             "residue_sizes": np.diff(starts, append=len(residues)).astype(np.uint8),
+            "residue_kinds": self.kinds_N.cpu().numpy()[starts],
             "chain_sizes": np.diff(chain_starts).astype(np.int32),
             "chain_residues": np.add.reduceat(first, chain_starts[:-1], dtype=np.int32),
             "neighbours": self.neighbours.cpu().numpy().astype(np.int32),
@@ -253,6 +259,7 @@ class AtomLibrary:
             steps_N3=torch.from_numpy(np.ascontiguousarray(arrays["steps"])),
             numbers_N=torch.from_numpy(arrays["numbers"]),
             residues_N=torch.from_numpy(np.repeat(within, arrays["residue_sizes"]).astype(np.int16)),
+            kinds_N=torch.from_numpy(np.repeat(arrays["residue_kinds"], arrays["residue_sizes"])),
             chain_starts=torch.from_numpy(chain_starts.astype(np.int64)),
             neighbours=torch.from_numpy(arrays["neighbours"].astype(np.int64)),
             anchor_chains=torch.from_numpy(anchor_chains),

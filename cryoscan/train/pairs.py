@@ -10,7 +10,7 @@ Letters of shapes: B windows, Z Y X their voxels, K frequencies of the last axis
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -242,7 +242,14 @@ def real_pairs(
         maps.append(_window_of(source.volume, centre, turn, edge, voxel_size))
         positions = torch.from_numpy((source.structure.positions - centre) @ turn.T).float()
         electrons = torch.from_numpy(source.structure.elements.astype(np.float32))
-        atoms.append(Atoms(positions, electrons, torch.full((len(positions),), place)))
+        atoms.append(
+            Atoms(
+                positions,
+                electrons,
+                torch.full((len(positions),), place),
+                torch.zeros(len(positions), dtype=torch.uint8),
+            )
+        )
         weights.append(0.0 if source.complete else 1.0)
     model = atoms[0]
     for part in atoms[1:]:
@@ -287,7 +294,7 @@ def _some_place(own: Atoms, count: int, rng: torch.Generator) -> Tensor:
 
 
 def _moved(atoms: Atoms, offset_B3: Tensor) -> Atoms:
-    return Atoms(atoms.positions + offset_B3[atoms.views], atoms.weights, atoms.views)
+    return replace(atoms, positions=atoms.positions + offset_B3[atoms.views])
 
 
 def _sharp(atoms: Atoms, count: int, edge: Voxels, voxel_size: Angstrom) -> Tensor:
@@ -305,7 +312,7 @@ def _scattering(atoms: Atoms, uneven_B: Tensor, charged_B: Tensor, rng: torch.Ge
     residue = torch.arange(len(atoms.weights)) // 8  # atoms of a residue follow each other
     drawn = torch.randn(int(residue[-1]) + 1, generator=rng)[residue] if len(residue) else atoms.weights
     gain = torch.exp(uneven_B[atoms.views] * drawn) * torch.where(oxygen, charged_B[atoms.views], 1.0)
-    return Atoms(atoms.positions, atoms.weights * gain, atoms.views)
+    return replace(atoms, weights=atoms.weights * gain)
 
 
 def _mobile(

@@ -281,8 +281,10 @@ def _watch(config: "TrainConfig", library: AtomLibrary, device: str, pupil: Pupi
     return numbers | collapse(embedders[last].embed(clean.density_BZYX.cpu().numpy()))
 
 
-def library_of_run(folder: Path, data: Path | str | None) -> AtomLibrary:
-    """The library in a run's folder, or one made from data and put there."""
+def library_of_run(
+    folder: Path, data: Path | str | None, *, hold_out: bool = True, validation: int = 100
+) -> AtomLibrary:
+    """The library in a run's folder, or one made from data and put there, see `read_library`."""
     if (folder / LIBRARY).exists():
         return AtomLibrary.load(folder / LIBRARY)
     if data is None:
@@ -293,7 +295,7 @@ def library_of_run(folder: Path, data: Path | str | None) -> AtomLibrary:
         )
     from cryoscan.train.split import read_library  # needs all that reading structures needs
 
-    library, _ = read_library(data)
+    library, _ = read_library(data, hold_out=hold_out, validation=validation)
     library.save(folder / LIBRARY)
     return library
 

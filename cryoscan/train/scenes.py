@@ -27,15 +27,18 @@ class Atoms:
         Electrons.
     views : int64 tensor, `n`
         View of each atom.
+    kinds : uint8 tensor, `n`
+        Secondary structure of each atom's residue.
     """
 
     positions: torch.Tensor
     weights: torch.Tensor
     views: torch.Tensor
+    kinds: torch.Tensor
 
     def where(self, mask: torch.Tensor) -> "Atoms":
         """The atoms where `mask` is true."""
-        return Atoms(self.positions[mask], self.weights[mask], self.views[mask])
+        return Atoms(self.positions[mask], self.weights[mask], self.views[mask], self.kinds[mask])
 
     def and_(self, other: "Atoms") -> "Atoms":
         """These atoms and others."""
@@ -43,6 +46,7 @@ class Atoms:
             torch.cat([self.positions, other.positions]),
             torch.cat([self.weights, other.weights]),
             torch.cat([self.views, other.views]),
+            torch.cat([self.kinds, other.kinds]),
         )
 
 
@@ -89,7 +93,7 @@ def anchor_atoms(
     """
     index, views = library.atoms_of_anchors(anchors)
     positions = _turned(library.positions(index) - library.centres_D3[anchors][views], rotation_B33, views)
-    atoms = Atoms(positions, library.numbers_N[index].to(torch.float32), views)
+    atoms = Atoms(positions, library.numbers_N[index].to(torch.float32), views, library.kinds_N[index])
     in_sequence_B = torch.rand(len(anchors), generator=rng, device=rng.device) < 0.5
     normal_B3 = random_directions(len(anchors), rng=rng)
     start_B = torch.rand(len(anchors), generator=rng, device=rng.device)
@@ -118,7 +122,7 @@ def chain_atoms(library: AtomLibrary, anchors: torch.Tensor, rotation_B33: torch
     other[first_B[owners] + own - index[first_B[owners]]] = False
     index, views = index[other], views[other]
     positions = _turned(library.positions(index) - library.centres_D3[anchors][views], rotation_B33, views)
-    return Atoms(positions, library.numbers_N[index].to(torch.float32), views)
+    return Atoms(positions, library.numbers_N[index].to(torch.float32), views, library.kinds_N[index])
 
 
 def touching_atoms(
@@ -145,7 +149,7 @@ def touching_atoms(
     taken = torch.zeros(count * _CELLS**3, dtype=torch.bool, device=scene.positions.device)
     taken[_cells(scene.positions, scene.views)] = True
     taken[:: _CELLS**3] = False  # the first cell of a view stands for all that lies outside
-    found = Atoms(scene.positions[:0], scene.weights[:0], scene.views[:0])
+    found = scene.where(torch.zeros_like(scene.views, dtype=torch.bool))
     for nth in range(int(number_B.max()) if count else 0):
         drawn = torch.randint(len(library.neighbours), (count,), generator=rng, device=rng.device)
         chains = library.neighbours[drawn]
@@ -163,7 +167,7 @@ def touching_atoms(
         positions = _turned(library.positions(index) - middle_B3[owners], rotation_B33, owners) + shift_B3[owners]
         near = (positions.abs() < reach).all(dim=1)
         weights = library.numbers_N[index[near]].to(torch.float32)
-        found = found.and_(Atoms(positions[near], weights, views[owners[near]]))
+        found = found.and_(Atoms(positions[near], weights, views[owners[near]], library.kinds_N[index[near]]))
     return found
 
 

@@ -1,10 +1,11 @@
 """From atoms to views: in which order a domain is drawn, surrounded, measured, cut out and centred."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
 from cryoscan.errors import GeometryError, MismatchError
+from cryoscan.secondary import COIL, HELIX, STRAND
 from cryoscan.train.conditions import SCENES, Range, ViewConfig
 from cryoscan.train.library import AtomLibrary
 from cryoscan.train.rendering import (
@@ -41,6 +42,9 @@ class Views:
         What is seen. Protein positive, solvent 0; root mean square 1.
     clean_BZYX : float32 tensor
         The whole domain alone in the same place and at the same resolution; root mean square 1.
+    kinds_BCZYX : float32 tensor
+        Density of all that is there, by the kinds of `cryoscan.secondary`; any scale. Without channels if not
+        asked for.
     anchors_B : int64 tensor
         Index of the anchor in the library.
     resolution_B : float32 tensor
@@ -59,6 +63,7 @@ class Views:
 
     density_BZYX: torch.Tensor
     clean_BZYX: torch.Tensor
+    kinds_BCZYX: torch.Tensor
     anchors_B: torch.Tensor
     resolution_B: torch.Tensor
     scene_B: torch.Tensor
@@ -79,6 +84,7 @@ def simulate_views(
     rng: torch.Generator,
     window: Voxels = 32,
     voxel_size: Angstrom = 2.5,
+    kinds: bool = False,
 ) -> Views:
     """Draw one view of each anchor, in a random orientation.
 
@@ -97,6 +103,8 @@ def simulate_views(
     window : Voxels
         Edge of the views, even.
     voxel_size : Angstrom
+    kinds : bool
+        Whether to tell apart the densities of helices, strands and the rest.
 
     Raises
     ------
@@ -109,7 +117,7 @@ def simulate_views(
     anchors = anchors.to(library.device)
     chunk = _CHUNK if library.device.type == "cpu" else max(len(anchors), 1)
     parts = [
-        _views(library, part, _Drawn.of(config, len(part), rng=rng), config, rng, window, voxel_size)
+        _views(library, part, _Drawn.of(config, len(part), rng=rng), config, rng, window, voxel_size, kinds)
         for part in torch.split(anchors, chunk)
     ]
     return Views(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Views)))
@@ -236,6 +244,7 @@ def _views(
     rng: torch.Generator,
     window: Voxels,
     voxel_size: Angstrom,
+    kinds: bool,
 ) -> Views:
     edge = window + 2 * _MARGIN
     reach = 0.5 * edge * voxel_size * (1 + config.magnification) + config.shift_A
@@ -247,9 +256,12 @@ def _views(
     density_BZYX = _cut_out(signal_BZYX, noise_BZYX, clean_BZYX, radius_B, drawn, config, voxel_size, rng)
     density_BZYX = _with_gamma(density_BZYX, drawn.gamma_B)
     offset_B3 = _offset(density_BZYX, drawn.centred_B)
+    by_kind = _by_kind(scene, drawn, edge=edge, voxel_size=voxel_size) if kinds else [clean_BZYX]
+    parts = [_cropped(part_BZYX, offset_B3, window) for part_BZYX in by_kind]
     return Views(
         density_BZYX=_standardised(_cropped(density_BZYX, offset_B3, window)),
         clean_BZYX=_standardised(_cropped(clean_BZYX, offset_B3, window)),
+        kinds_BCZYX=torch.stack(parts, dim=1) if kinds else parts[0][:, None][:, :0],
         anchors_B=anchors,
         resolution_B=drawn.resolution_B,
         scene_B=drawn.scene_B,
@@ -272,7 +284,7 @@ def _atoms(
     crowded = torch.nonzero(drawn.whole_chain_B)[:, 0]
     if len(crowded):
         chain = chain_atoms(library, anchors[crowded], rotation_B33[crowded])
-        scene = scene.and_(Atoms(chain.positions, chain.weights, crowded[chain.views]))
+        scene = scene.and_(replace(chain, views=crowded[chain.views]))
     scene = scene.and_(touching_atoms(library, scene, drawn.neighbours_B, reach=reach, rng=rng))
     return whole, scene, 1 - kept_B / electrons_B.clamp_min(1)
 
@@ -280,6 +292,15 @@ def _atoms(
 def _placed(atoms: Atoms, drawn: _Drawn) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     positions = atoms.positions * drawn.magnification_B[atoms.views, None] + drawn.shift_B3[atoms.views]
     return positions, atoms.weights, atoms.views
+
+
+def _by_kind(scene: Atoms, drawn: _Drawn, *, edge: Voxels, voxel_size: Angstrom) -> list[torch.Tensor]:
+    """Density of all that is there, `b z y x` for each kind."""
+    parts = []
+    for kind in (COIL, HELIX, STRAND):
+        some = scene.where(scene.kinds == kind)
+        parts.append(densities(*_placed(some, drawn), drawn.resolution_B, edge=edge, voxel_size=voxel_size))
+    return parts
 
 
 def _signal(
