@@ -1,7 +1,7 @@
 """Embedders: functions from windows of density to vectors.
 
-`InvariantEmbedder` needs no training; a tomogram is scanned with it. `ShapeEmbedder` needs none either: what was
-found is named with it, by comparing shapes at all rotations. They are what every learned model must beat.
+`InvariantEmbedder` needs no training; a tomogram is scanned with it. What was found is named with `ShapeEmbedder`, by
+comparing shapes at all rotations; their second layer comes from a trained `SecondaryNet`. All others must beat them.
 `TowerEmbedder` is a trained `DensityTower`, which `load_tower` reads from a file, `ShapeTowerEmbedder` a trained
 `ShapeTower`.
 """

@@ -39,7 +39,7 @@ class SecondaryConfig:
     voxel_size_A : Angstrom
     """
 
-    channels: int = 24
+    channels: int = 16
     blocks: int = 1
     voxel_size_A: Angstrom = 2.5
 

@@ -12,11 +12,12 @@ from scipy.spatial.transform import Rotation
 from cryoscan.datedb import DateDB, Entry, open_datedb
 from cryoscan.datedb.build import closer_look, describe_embedder, embedder_for
 from cryoscan.embedding import unit_rows
-from cryoscan.errors import FormatError
+from cryoscan.errors import FormatError, MismatchError
 from cryoscan.models import InvariantEmbedder, ShapeEmbedder
 from cryoscan.models.harmonics import DEGREES, blur_matrices, harmonics, rotation_table
 from cryoscan.models.matching import Matcher
 from cryoscan.models.refinement import refine
+from cryoscan.models.secondary import shipped_secondary
 from cryoscan.models.shape import Shapes, envelope
 
 EDGE = 32
@@ -217,6 +218,58 @@ def test_dense_is_windowed() -> None:
     assert dense.shape == (2, 1, 3, 972)
     one = embedder.embed(np.ascontiguousarray(block[2:34, :, 4:36])[None])[0]
     assert dense[1, 0, 2] == pytest.approx(one, abs=1e-6)
+
+
+# ---------------------------------------------------------------- two layers
+
+
+def two_layered(points: np.ndarray, marked: np.ndarray) -> np.ndarray:
+    """Harmonics of a density, and of its points that are marked less the others."""
+    layers = torch.from_numpy(np.stack([density(points), density(points[marked]) - density(points[~marked])]))
+    return harmonics().expand(layers).flatten().numpy()
+
+
+def test_an_empty_second_layer_changes_nothing(shapes: Shapes) -> None:
+    one = shapes.densities(0.0)
+    two = np.concatenate([one, np.zeros_like(one)], axis=1)
+    envelopes = shapes.envelopes(0.0)
+    assert Matcher(two, envelopes).similarities(two[:3]) == pytest.approx(
+        Matcher(one, envelopes).similarities(one[:3]), abs=1e-5
+    )
+    for seen, alone in zip(Matcher(two, envelopes).seen(two[:2]), Matcher(one, envelopes).seen(one[:2]), strict=True):
+        assert seen.crowded == pytest.approx(alone.crowded, abs=1e-4)
+
+
+def test_the_second_layer_turns_along_and_tells_equal_densities_apart(shapes: Shapes) -> None:
+    points, turn = MOLECULES[9], Rotation.random(random_state=8).as_matrix()
+    marks = [np.random.default_rng(seed).permutation(len(points)) < len(points) // 2 for seed in range(N)]
+    entries_ = np.stack([two_layered(points, marked) for marked in marks])
+    matcher = Matcher(entries_, np.repeat(shapes.envelopes(0.0)[9:10], N, axis=0))
+    moved = points @ turn.T + np.array([0.4, -0.7, 0.2])
+    found = matcher.similarities(np.stack([two_layered(moved, marked) for marked in marks]))
+    assert (found.argmax(axis=1) == np.arange(N)).all()
+    assert found.diagonal().min() > 0.97
+
+
+def test_shapes_of_two_layers_are_kept_and_asked_with_the_network_that_saw_them(tmp_path: Path) -> None:
+    windows = np.stack([density(points) for points in MOLECULES])
+    embedder = InvariantEmbedder(contour=0.0)
+    bank = embedder.embed(windows)
+    layered = Shapes.of_windows(windows, shipped_secondary())
+    db = DateDB(entries(), {6.0: bank, 10.0: bank}, describe_embedder(embedder), shapes=layered)
+    back = db.write(tmp_path / "a.datedb")
+    assert back.shapes is not None
+    assert np.array_equal(back.shapes.signed, layered.signed)
+    by_shape, shape_embedder = closer_look(back, embedder, contour=0.0)
+    assert shape_embedder.dim == by_shape.banks[10.0].shape[1] == 1944
+    found = by_shape.similarities(shape_embedder.embed(windows[:4]), resolution=6.0)
+    assert (found.argmax(axis=1) == np.arange(4)).all()
+    assert found.max(axis=1).min() > 0.98
+    other = replace(back, embedder={**back.embedder, "secondary": "of another version"})
+    with pytest.raises(MismatchError, match="datedb build"):
+        closer_look(other, embedder)
+    one = Shapes.of_windows(windows[:1])
+    assert Shapes.joined([layered, one]).layers == 1  # what one does not have, nobody is asked for
 
 
 # ---------------------------------------------------------------- in a database
