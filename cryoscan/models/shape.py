@@ -20,6 +20,8 @@ from cryoscan.units import Angstrom, Voxels
 _VERSION = 2  # raise when the definition changes: old databases are then refused
 _BATCH = 64
 _LEVELS = 63  # mean cosine to the harmonics themselves .999; twice as many take a fifth more space
+_COARSER = 2  # steps of the second layer in those of the first
+_BLURRED = 0.5  # weight of a second layer that was blurred: at the lower resolution the network sees less
 
 
 class ShapeEmbedder:
@@ -99,7 +101,7 @@ class Shapes:
     density : int8 array, `n 972`
         Harmonics of each density; its scale does not matter.
     signed : int8 array, `n 972`
-        Harmonics of helices less strands, on the same scale; without rows if nothing told them apart.
+        Harmonics of helices less strands, in twice as large steps; without rows if nothing told them apart.
     envelope : int8 array, `n 972`
         Harmonics of its envelope, see `envelope`.
     scale : float32 array, `n`
@@ -126,7 +128,9 @@ class Shapes:
             c_BD = harmonics().expand(torch.cat(layers)).flatten(1).numpy()
             largest = np.abs(c_BD[: 2 * n]).max(axis=1, keepdims=True).clip(min=1e-12)
             largest = np.concatenate([largest, largest[: len(c_BD) - 2 * n]])
-            packed = np.rint(c_BD / largest * _LEVELS).clip(-127, 127).astype(np.int8)
+            packed = c_BD / largest * _LEVELS
+            packed[2 * n :] /= _COARSER
+            packed = np.rint(packed).clip(-127, 127).astype(np.int8)
             scale = (largest[n : 2 * n, 0] / _LEVELS).astype(np.float32)
             parts.append(cls(packed[:n], packed[2 * n :], packed[n : 2 * n], scale))
         return cls.joined(parts)
@@ -151,8 +155,10 @@ class Shapes:
 
     def densities(self, sigma: float) -> np.ndarray:
         """Harmonics of all layers blurred by a Gaussian of `sigma` voxels, unit rows, `n 972·layers` float32."""
-        layers = [self.density, self.signed][: self.layers]
-        return unit_rows(np.concatenate([_blurred(layer.astype(np.float32), sigma) for layer in layers], axis=1))
+        layers = [_blurred(self.density.astype(np.float32), sigma)]
+        if self.layers == 2:
+            layers.append((1 if sigma == 0 else _BLURRED) * _blurred(_COARSER * self.signed.astype(np.float32), sigma))
+        return unit_rows(np.concatenate(layers, axis=1))
 
     def envelopes(self, sigma: float) -> np.ndarray:
         """Harmonics of the envelopes blurred by a Gaussian of `sigma` voxels, `n 972` float32."""

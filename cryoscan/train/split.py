@@ -10,7 +10,6 @@ import numpy as np
 from cryoscan.datedb.held_out import Half, choose_held_out, digest, identity, is_real_type, sequence_of
 from cryoscan.datedb.sources import entry_of_row, rows_of_store
 from cryoscan.io import DomainRow, StructureStore, read_structure
-from cryoscan.simulate import atoms_from_trace, is_trace
 from cryoscan.structure import Structure
 from cryoscan.train.library import Anchor, AtomLibrary, Split
 from cryoscan.units import Angstrom
@@ -53,7 +52,7 @@ class ClusterSplit:
 
 
 def read_library(
-    folder: Path | str, *, traces: bool = False, hold_out: bool = True, validation: int = 100, seed: int = 0
+    folder: Path | str, *, hold_out: bool = True, validation: int = 100, seed: int = 0
 ) -> tuple[AtomLibrary, ClusterSplit]:
     """Split the domains of a data folder and collect the atoms of all chains that are needed.
 
@@ -65,26 +64,21 @@ def read_library(
     ----------
     folder : Path
         With `structures/`, `labels/` and, if there are maps, `maps_models/`.
-    traces : bool
-        Whether to train on domains of which only the C-alpha atoms are known as well. The rest is added
-        (`atoms_from_trace`).
     hold_out : bool
-        If not, everything is trained on, and what it shows on domains it has seen says nothing.
+        If not, everything is trained on, and what is measured on these domains says nothing.
     validation, seed
         As of `split_clusters`.
     """
     folder = Path(folder)
-    full, _ = rows_of_store(folder, ca_only=False)
+    rows, _ = rows_of_store(folder, ca_only=False)
     known, _ = rows_of_store(folder)
-    has_traces = traces and (folder / "structures" / "ca_only_chains.npz").is_file()
     unlabelled = (folder / "structures" / "unlabelled_chains.npz").is_file()
-    store = StructureStore(folder / "structures", ca_only=has_traces, unlabelled=unlabelled)
+    store = StructureStore(folder / "structures", unlabelled=unlabelled)
     models = [read_structure(path).protein() for path in sorted((folder / "maps_models").glob("*.pdb*"))]
     away_from = {sequence_of(model.select(model.chains == c)) for model in models for c in np.unique(model.chains)}
     split = split_clusters(
-        full,
+        rows,
         store,
-        traces=known[len(full) :] if has_traces else (),
         known=known,
         away_from=sorted(away_from) if hold_out else (),
         hold_out=hold_out,
@@ -93,19 +87,14 @@ def read_library(
     )
     needed = {anchor.chain for anchor in split.anchors} | set(split.neighbours)
     keys = [key for key in store.keys() if key in needed]  # noqa: SIM118
-    chains = ((key, _completed(store.chain(key))) for key in keys)
+    chains = ((key, store.chain(key)) for key in keys)
     return AtomLibrary.of_chains(chains, anchors=split.anchors, neighbours=split.neighbours), split
-
-
-def _completed(chain: Structure) -> Structure:
-    return atoms_from_trace(chain) if is_trace(chain) else chain
 
 
 def split_clusters(
     rows: Sequence[DomainRow],
     store: StructureStore,
     *,
-    traces: Sequence[DomainRow] = (),
     known: Sequence[DomainRow] | None = None,
     away_from: Sequence[str] = (),
     hold_out: bool = True,
@@ -131,8 +120,6 @@ def split_clusters(
         Known with all atoms. The same residues in two schemes are one anchor of two types.
     store : StructureStore
         Holds their chains. Chains that no row names become anchors without a type.
-    traces : sequence of DomainRow
-        More domains to train on, of chains of C-alpha atoms. Nothing of them is held out.
     known : sequence of DomainRow, optional
         What the DateDB that is asked holds; default: `rows`.
     away_from : sequence of str
@@ -147,7 +134,6 @@ def split_clusters(
         Of the choice of the validation domains.
     """
     held = held_out_of(rows, known or rows, validation=validation, seed=seed) if hold_out else {}
-    rows = [*rows, *traces]
     keys = store.keys()
     sequences = {key: sequence_of(store.chain(key)) for key in keys}
     struck = _relatives(rows, held, max_identity=max_identity)
@@ -169,7 +155,7 @@ def split_clusters(
             found.append(Anchor(key, (), key, key, ((0, len(sequence)),), "train"))
     kept = _without_copies(found, store)
     left_out["copy of another"] += len(found) - len(kept)
-    neighbours = tuple(key for key in keys if key not in foul and not is_trace(store.chain(key)))
+    neighbours = tuple(key for key in keys if key not in foul)
     return ClusterSplit(tuple(kept), neighbours, dict(left_out))
 
 

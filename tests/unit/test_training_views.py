@@ -382,6 +382,9 @@ def test_splits_share_no_cluster_and_no_chain():
     other = split_clusters(rows, store, validation=5, seed=1)
     assert [a for a in other.anchors if a.split == "test"] == by_split["test"]
     assert [a for a in other.anchors if a.split == "validation"] != by_split["validation"]
+    everything = split_clusters(rows, store, hold_out=False)
+    assert [a.split for a in everything.anchors] == ["train"] * 48
+    assert len(everything.neighbours) == 48
 
 
 @pytest.mark.parametrize("how", ["cluster", "pdb", "sequence", "scheme", "unlabelled", "beside"])
