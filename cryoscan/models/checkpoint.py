@@ -7,19 +7,24 @@ from typing import Any
 import torch
 
 from cryoscan.errors import ConfigError, FormatError, require_file
+from cryoscan.models.atom_tower import AtomTower, AtomTowerConfig
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
 from cryoscan.models.density_tower import DensityTower, TowerConfig
 from cryoscan.models.shape_tower import ShapeTower, ShapeTowerConfig
 from cryoscan.provenance import Provenance, write_atomically
 
 Tower = DensityTower | ShapeTower
-_ENHANCER = "cryoscan enhancing network"
-_KINDS: dict[str, tuple[type[Tower | CryoSamu], type[TowerConfig | ShapeTowerConfig | CryoSamuConfig]]] = {
+Network = DensityTower | ShapeTower | AtomTower | CryoSamu
+_ENHANCER, _ATOMS = "cryoscan enhancing network", "cryoscan atom tower"
+_KINDS: dict[
+    str, tuple[type[Network], type[TowerConfig | ShapeTowerConfig | AtomTowerConfig | CryoSamuConfig]]
+] = {
     "cryoscan density tower": (DensityTower, TowerConfig),
     "cryoscan shape tower": (ShapeTower, ShapeTowerConfig),
+    _ATOMS: (AtomTower, AtomTowerConfig),
     _ENHANCER: (CryoSamu, CryoSamuConfig),
 }
-_TOWERS = tuple(kind for kind in _KINDS if kind != _ENHANCER)
+_TOWERS = tuple(kind for kind in _KINDS if kind not in (_ATOMS, _ENHANCER))
 _FORMAT_VERSION = 1
 
 
@@ -52,6 +57,26 @@ def load_tower(path: Path | str) -> Tower:
     return network
 
 
+def save_atom_tower(
+    tower: AtomTower, path: Path | str, *, provenance: Provenance, half_precision: bool = False
+) -> None:
+    """Write a tower of structures as `save_tower` writes one of densities."""
+    _write(tower, Path(path), provenance=provenance, half_precision=half_precision)
+
+
+def load_atom_tower(path: Path | str) -> AtomTower:
+    """Read a tower of structures, ready for evaluation.
+
+    Raises
+    ------
+    FormatError
+        If the file is damaged, of another kind or version, or its weights do not fit its configuration.
+    """
+    network = _load(Path(path), _ATOMS)
+    assert isinstance(network, AtomTower)
+    return network
+
+
 def save_enhancer(network: CryoSamu, path: Path | str, *, provenance: Provenance, half_precision: bool = False) -> None:
     """Write an enhancing network as `save_tower` writes a tower."""
     _write(network, Path(path), provenance=provenance, half_precision=half_precision)
@@ -81,7 +106,7 @@ def tower_provenance(path: Path | str) -> Provenance:
         ) from error
 
 
-def _write(network: Tower | CryoSamu, path: Path, *, provenance: Provenance, half_precision: bool) -> None:
+def _write(network: Network, path: Path, *, provenance: Provenance, half_precision: bool) -> None:
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
@@ -97,7 +122,7 @@ def _write(network: Tower | CryoSamu, path: Path, *, provenance: Provenance, hal
     write_atomically(path, save(tensors, metadata=header))
 
 
-def _load(path: Path, *kinds: str) -> Tower | CryoSamu:
+def _load(path: Path, *kinds: str) -> Network:
     header, tensors = _read(path, *kinds)
     kind = header["kind"]
     made, settings = _KINDS[kind]

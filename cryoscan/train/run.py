@@ -107,7 +107,7 @@ def train(
         SeenAgain(config, library),
         config.fit_settings(),
         folder,
-        validate=functools.partial(_watch, config, library, device),
+        validate=functools.partial(_watch, config, library, device) if config.judged else None,
         until=until,
     )
     for event in events:
@@ -116,8 +116,10 @@ def train(
             return
     save_tower(pupil.tower, folder / WEIGHTS, provenance=provenance)
     draw_curves(folder / CURVES, folder / PICTURE)
-    outcomes = evaluate(embedders_of(config, pupil, device), library)
-    write_card(folder / CARD, provenance=provenance, library=library, outcomes=outcomes, tower=pupil.tower.config)
+    outcomes = evaluate(embedders_of(config, pupil, device), library) if config.judged else []
+    write_card(
+        folder / CARD, provenance=provenance, anchors=library.anchors, outcomes=outcomes, tower=pupil.tower.config
+    )
     yield TrainFinished(folder / WEIGHTS, folder / CARD, tuple(outcomes))
 
 
