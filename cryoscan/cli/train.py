@@ -34,8 +34,8 @@ def train(
 
     Example: cryoscan train configs/train/reconstruct.yaml --data FOLDER -o runs/reconstruct
     """
-    from cryoscan.train.card import results_table
     from cryoscan.train.atom_run import train_atoms
+    from cryoscan.train.card import results_table
     from cryoscan.train.config import AtomTrainConfig, EnhanceTrainConfig, read_train_config
     from cryoscan.train.enhance_run import EnhancerTrained, train_enhancer
     from cryoscan.train.run import TrainFinished

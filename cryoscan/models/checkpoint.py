@@ -16,9 +16,7 @@ from cryoscan.provenance import Provenance, write_atomically
 Tower = DensityTower | ShapeTower
 Network = DensityTower | ShapeTower | AtomTower | CryoSamu
 _ENHANCER, _ATOMS = "cryoscan enhancing network", "cryoscan atom tower"
-_KINDS: dict[
-    str, tuple[type[Network], type[TowerConfig | ShapeTowerConfig | AtomTowerConfig | CryoSamuConfig]]
-] = {
+_KINDS: dict[str, tuple[type[Network], type[TowerConfig | ShapeTowerConfig | AtomTowerConfig | CryoSamuConfig]]] = {
     "cryoscan density tower": (DensityTower, TowerConfig),
     "cryoscan shape tower": (ShapeTower, ShapeTowerConfig),
     _ATOMS: (AtomTower, AtomTowerConfig),

@@ -216,9 +216,7 @@ def objective_of(config: "AtomTrainConfig", folds: FoldLibrary, nodes: Sequence[
             return functools.partial(_recover, corruption=corruption)
         case "contrast":
             kinship = Kinship(folds.anchors)
-            return functools.partial(
-                _contrast, kinship=kinship, corruption=corruption, temperature=config.temperature
-            )
+            return functools.partial(_contrast, kinship=kinship, corruption=corruption, temperature=config.temperature)
         case "contrast_paper":
             return functools.partial(_contrast_paper, kinship=Kinship(folds.anchors), corruption=corruption)
     return functools.partial(_classify, nodes=nodes, corruption=corruption, temperature=config.temperature)

@@ -12,14 +12,14 @@ from cryoscan.train.library import Anchor
 from cryoscan.train.state import read_curves
 
 _KINDS: dict[type, str] = {TowerConfig: "density", ShapeTowerConfig: "shape", AtomTowerConfig: "atom"}
-_OF_DENSITY = """Trained on simulated density alone: domains of 40 to 300 residues under made-up masks, neighbours, noise
-and filters. Real maps differ. Larger domains than a window are cut off. The validation domains are few and chose the
-settings: expect less on others."""
+_OF_DENSITY = """Trained on simulated density alone: domains of 40 to 300 residues under made-up masks, neighbours,
+noise and filters. Real maps differ. Larger domains than a window are cut off. The validation domains are few and
+chose the settings: expect less on others."""
 _LIMITS = {
     "density": _OF_DENSITY,
     "shape": _OF_DENSITY,
-    "atom": """Trained on domains of 40 to 300 residues from crystal structures. Fewer than 20 residues have no vector. The
-validation domains are few: expect less, or more, on others.""",
+    "atom": """Trained on domains of 40 to 300 residues, most of them from crystals. Fewer than 20 residues have no
+vector. The validation domains are few: expect less, or more, on others.""",
 }
 
 
@@ -61,7 +61,8 @@ def write_card(
     lines = [
         "# Model card",
         "",
-        f"A {kind} tower of cryoscan {provenance.version}, begun {provenance.time}, seed {provenance.seed}.",
+        f"{'An' if kind == 'atom' else 'A'} {kind} tower of cryoscan {provenance.version}, begun {provenance.time}, "
+        f"seed {provenance.seed}.",
         "",
         "## Data",
         "",

@@ -26,9 +26,12 @@ class TrainConfig(Config):
     """What the tower is trained for."""
     kind: Literal["density", "shape"] = "density"
     """A `DensityTower`, or a `ShapeTower`, which does not reconstruct."""
-    targets: Literal["prototypes", "invariant"] = "prototypes"
+    targets: Literal["prototypes", "invariant", "atoms"] = "prototypes"
     """What a tower is aligned to: vectors that begin as the invariant features of the clean domains and are
-    learned with the tower, or these features as they are. Only for ``align``; ``align_paper`` takes the latter."""
+    learned with the tower, or these features as they are, or what an AtomTower says of the domains' structures.
+    Only for ``align`` and ``align_paper``, which takes the features in place of prototypes."""
+    atom_weights: Path | None = None
+    """Weights (.safetensors) of the AtomTower whose vectors are the targets; of the same length as the tower's."""
     tower: dict[str, Any] = Field(default_factory=dict)
     """Sizes of the tower that differ from the defaults of `TowerConfig` or `ShapeTowerConfig`."""
     start_from: Path | None = None
@@ -67,6 +70,10 @@ class TrainConfig(Config):
     def _fits(self) -> Self:
         if self.objective in ("contrast", "classify") and self.per_type < 2:
             raise ValueError(f"{self.objective} needs per_type of 2 or more")
+        if (self.targets == "atoms") != (self.atom_weights is not None):
+            raise ValueError("targets of atoms need atom_weights, and no others do")
+        if self.targets == "atoms" and self.objective not in ("align", "align_paper"):
+            raise ValueError(f"{self.objective} has no targets: choose align or align_paper")
         if self.kind == "shape" and (self.objective == "reconstruct" or self.hidden or self.reconstruction):
             raise ValueError("a shape tower does not reconstruct: set hidden and reconstruction to 0")
         try:
@@ -233,7 +240,7 @@ class EnhanceTrainConfig(Config):
 
 
 def read_train_config(path: Path | str) -> TrainConfig | AtomTrainConfig | EnhanceTrainConfig:
-    """Settings of a tower of densities or structures or of the enhancing network, as the file's kind and objective say."""
+    """Settings of a tower or of the enhancing network, as the file's kind and objective say."""
     values = AnyObjective.read(path)
     if values.objective == "enhance":
         return EnhanceTrainConfig.read(path)

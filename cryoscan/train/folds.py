@@ -152,11 +152,11 @@ def _steps(parts: Sequence[Tensor], step: float) -> np.ndarray:
 def _parts(arrays: dict[str, np.ndarray]) -> tuple[Residues, ...]:
     sizes = [int(size) for size in arrays["sizes"]]
     flags = torch.from_numpy(np.unpackbits(arrays["flags"], axis=1, count=14).astype(bool))
-    rotations = torch.from_numpy(arrays["rotations"].astype(np.float32) / _UNIT).unflatten(1, (3, 3))
+    rotations = torch.from_numpy(arrays["rotations"].astype(np.float32) / _UNIT).reshape(-1, 3, 3)
     origins = torch.from_numpy(arrays["origins"].astype(np.float32) * _STEP)
     everything = Residues(
         frames=Frames(rotations, origins),
-        torsions=torch.from_numpy(arrays["torsions"].astype(np.float32) / _UNIT).unflatten(1, (7, 2)),
+        torsions=torch.from_numpy(arrays["torsions"].astype(np.float32) / _UNIT).reshape(-1, 7, 2),
         has_torsion=flags[:, :7],
         two_fold=flags[:, 7:],
         amino_acids=torch.from_numpy(arrays["amino_acids"].astype(np.int64)),
