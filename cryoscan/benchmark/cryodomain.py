@@ -44,7 +44,7 @@ _BATCH = 128  # windows at a time
 _SNR = 10.0  # as the noise of configs/benchmark/cath.yaml: 0.3 of the signal's standard deviation
 _NEAREST = 5
 _SHOWN, _PER_TYPE = 4, 40  # types in the picture of figure 6, and domains of each
-_CHOICE_OF_STEP = "density"  # the run of step 1 that the gap before alignment is measured with
+_BEFORE = "density"  # the run of step 1 that the gap before alignment is measured with
 
 ARMS: Mapping[str, str] = {
     "full": "three steps",
@@ -56,6 +56,8 @@ ARMS: Mapping[str, str] = {
     "shape": "step 3 with a shape tower",
 }
 """Folder of a run → what it is called in tables."""
+
+_NAMES = {**ARMS, "invariant": "untrained invariant"}
 
 PUBLISHED: Mapping[str, Mapping[str, tuple[float, float, float, float]]] = {
     "CATH": {
@@ -175,29 +177,36 @@ def run_cryodomain(config: "BenchmarkConfig") -> Iterator[BenchmarkProgress | Be
         *(_series(scheme, question, runs, numbers, config.resolutions_A) for scheme, question in questions.items()),
     ]
     if config.pictures is not None:
-        from cryoscan.benchmark import cryodomain_pictures as pictures
-
-        config.pictures.mkdir(parents=True, exist_ok=True)
-        shown = [arm for arm in ("full", "shape", "invariant") if arm == "invariant" or arm in runs.arms]
-        names = {"invariant": "untrained invariant", **ARMS}
-        curves = {
-            scheme: [_curve(names[arm], rankings[arm, scheme, "all"], question.large) for arm in shown]
-            for scheme, question in questions.items()
-        }
-        pictures.draw_panels(panels, config.pictures / "cryodomain_steps.png", seed=config.seed)
-        pictures.draw_curves(curves, config.pictures / "cryodomain_roc.png")
-        pictures.draw_levels(
-            {s: {ARMS.get(a, names.get(a, a)): _levels(a, s, q, numbers) for a in (*runs.arms, "invariant")}
-             for s, q in questions.items()},
-            config.pictures / "cryodomain_levels.png",
-        )  # fmt: skip
-        pictures.draw_series(
-            {s: {names[a]: [numbers[f"{a}.{s.lower()}.{q.small}.{r:g}A.top5"] for r in config.resolutions_A]
-                 for a in shown} for s, q in questions.items()},
-            config.resolutions_A,
-            config.pictures / "cryodomain_resolution.png",
-        )  # fmt: skip
+        _draw(config.pictures, panels, questions, rankings, numbers, config)
     yield BenchmarkResult(numbers, tuple(tables), tuple(notes), runs.provenance(config))
+
+
+def _draw(
+    folder: Path,
+    panels: Sequence[Panel],
+    questions: Mapping[str, "_Question"],
+    rankings: Mapping[tuple[str, str, str], Ranking],
+    numbers: Mapping[str, float | int],
+    config: "BenchmarkConfig",
+) -> None:
+    """All pictures, of the arms that were measured."""
+    from cryoscan.benchmark import cryodomain_pictures as pictures
+
+    folder.mkdir(parents=True, exist_ok=True)
+    arms = dict.fromkeys(arm for arm, _, _ in rankings if arm in _NAMES)
+    few = [arm for arm in ("full", "shape", "invariant") if arm in arms]
+    curves, levels, series = {}, {}, {}
+    for scheme, one in questions.items():
+        prefix = f"{scheme.lower()}.{one.size}"
+        curves[scheme] = [_curve(_NAMES[arm], rankings[arm, scheme, "all"], one.kept) for arm in few]
+        levels[scheme] = {_NAMES[arm]: _levels(arm, scheme, one, numbers) for arm in arms}
+        series[scheme] = {
+            _NAMES[arm]: [float(numbers[f"{arm}.{prefix}.{r:g}A.top5"]) for r in config.resolutions_A] for arm in few
+        }
+    pictures.draw_panels(panels, folder / "cryodomain_steps.png", seed=config.seed)
+    pictures.draw_curves(curves, folder / "cryodomain_roc.png")
+    pictures.draw_levels(levels, folder / "cryodomain_levels.png")
+    pictures.draw_series(series, config.resolutions_A, folder / "cryodomain_resolution.png")
 
 
 # ---------------------------------------------------------------- runs
@@ -312,8 +321,8 @@ class _Question:
         real = np.array([index for type_, index in place.items() if is_real_type(scheme, type_)], np.int64)
         size = config.cath_types if scheme == "CATH" else config.scope_types
         kept = types_kept(self._truth, counts, size=size, others=real)
-        self.small, self.large = str(len(kept)), kept
-        self.sets = {self.small: kept, "all": np.arange(len(place))}
+        self.size, self.kept = str(len(kept)), kept
+        self.sets = {self.size: kept, "all": np.arange(len(place))}
 
     def ranking(self, similarity: np.ndarray) -> Ranking:
         """Of the similarities of all queries to all structures, what concerns this scheme."""
@@ -344,7 +353,7 @@ def _coming_together(
     )
     windows, of_shown = clean(runs.asked), clean(shown)
     steps: dict[str, tuple[Tower, np.ndarray]] = {}
-    first, folds = runs.folder / _CHOICE_OF_STEP / WEIGHTS, runs.folder / "atom_recover" / "folds.npz"
+    first, folds = runs.folder / _BEFORE / WEIGHTS, runs.folder / "atom_recover" / "folds.npz"
     if first.is_file() and folds.is_file():
         before = load_tower(first)
         recovered = load_atom_tower(runs.folder / "atom_recover" / "atom_tower.safetensors")
@@ -448,13 +457,13 @@ def _ablations(scheme: str, question: _Question, runs: _Runs, numbers: Mapping[s
     for arm in (*runs.arms, "invariant"):
         published = PUBLISHED[scheme].get(arm)
         beside = "" if published is None else " / ".join(f"{value:g}" for value in published)
-        name = ARMS.get(arm, "untrained invariant, densities")
-        rows.append((name, *_tops(f"{arm}.{scheme.lower()}.{question.small}.all", numbers), beside))
-    first = f"{next(iter(runs.arms))}.{scheme.lower()}.{question.small}.all"
+        name = _NAMES[arm]
+        rows.append((name, *_tops(f"{arm}.{scheme.lower()}.{question.size}.all", numbers), beside))
+    first = f"{next(iter(runs.arms))}.{scheme.lower()}.{question.size}.all"
     for name in ("chance", "majority"):
         rows.append((name, *(percent(numbers[f"{first}.{name}_top{top}"]) for top in TOPS), "", ""))
     title = (
-        f"Table 2, {scheme}: {len(question.rows)} test domains at 4.5 to 10 Å among {question.small} types "
+        f"Table 2, {scheme}: {len(question.rows)} test domains at 4.5 to 10 Å among {question.size} types "
         f"({question.impossible} more have no type that was trained on)"
     )
     columns = ("arm", "Top-1 % (95 %)", "Top-5", "Top-10", "mAP", "published: Top-1 / 5 / 10, mAP")
@@ -478,8 +487,8 @@ def _embedders_of_structures(
 def _areas(questions: Mapping[str, _Question], runs: _Runs, numbers: Mapping[str, float | int]) -> Table:
     rows = [
         (
-            ARMS.get(arm, "untrained invariant"),
-            *(decimals(numbers[f"{arm}.{s.lower()}.{q.small}.all.auroc"]) for s, q in questions.items()),
+            _NAMES[arm],
+            *(decimals(numbers[f"{arm}.{s.lower()}.{q.size}.all.auroc"]) for s, q in questions.items()),
         )
         for arm in (*runs.arms, "invariant")
     ]
@@ -488,17 +497,17 @@ def _areas(questions: Mapping[str, _Question], runs: _Runs, numbers: Mapping[str
 
 def _levels(arm: str, scheme: str, question: _Question, numbers: Mapping[str, float | int]) -> list[float]:
     """Shares of the queries whose best agreement among the first five types is at level 4, 3, 2, 1, none."""
-    prefix = f"{arm}.{scheme.lower()}.{question.small}.all.top5_level"
+    prefix = f"{arm}.{scheme.lower()}.{question.size}.all.top5_level"
     reached = [float(numbers[f"{prefix}{level}"]) for level in (4, 3, 2, 1)]
     return [*np.diff([0.0, *reached]).tolist(), 1 - reached[-1]]
 
 
 def _hierarchy(scheme: str, question: _Question, runs: _Runs, numbers: Mapping[str, float | int]) -> Table:
     rows = [
-        (ARMS.get(arm, "untrained invariant"), *(percent(share) for share in _levels(arm, scheme, question, numbers)))
+        (_NAMES[arm], *(percent(share) for share in _levels(arm, scheme, question, numbers)))
         for arm in (*runs.arms, "invariant")
     ]
-    first = f"full.{scheme.lower()}.{question.small}.all.chance_top5_level"
+    first = f"full.{scheme.lower()}.{question.size}.all.chance_top5_level"
     reached = [float(numbers[f"{first}{level}"]) for level in (4, 3, 2, 1)]
     rows.append(("chance", *(percent(share) for share in (*np.diff([0.0, *reached]), 1 - reached[-1]))))
     between = ("topology", "architecture") if scheme == "CATH" else ("superfamily", "fold")
@@ -515,8 +524,8 @@ def _series(
 ) -> Table:
     rows = [
         (
-            ARMS.get(arm, "untrained invariant"),
-            *(percent(numbers[f"{arm}.{scheme.lower()}.{question.small}.{r:g}A.top5"]) for r in resolutions),
+            _NAMES[arm],
+            *(percent(numbers[f"{arm}.{scheme.lower()}.{question.size}.{r:g}A.top5"]) for r in resolutions),
         )
         for arm in (*runs.arms, "invariant")
     ]
