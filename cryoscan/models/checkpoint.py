@@ -152,7 +152,7 @@ def _read(path: Path, *kinds: str) -> tuple[dict[str, Any], dict[str, torch.Tens
     if header.get("kind") not in kinds:
         wanted = " or ".join(kind.removeprefix("cryoscan ") for kind in kinds)
         raise FormatError(
-            f"expected a {wanted} of cryoscan in {path}",
+            f"expected {'an' if wanted[0] in 'ae' else 'a'} {wanted} of cryoscan in {path}",
             got=f"a file of {header.get('kind', 'some other program')}",
             hint="Give a file that cryoscan train has written for this purpose.",
         )

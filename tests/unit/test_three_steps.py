@@ -279,7 +279,7 @@ def test_other_weights_than_those_of_structures_are_refused(library, atom_weight
         next(train(config, tmp_path))
     (tmp_path / "provenance.json").unlink()
     save_tower(ShapeTower(ShapeTowerConfig(dim=8)), atom_weights, provenance=Provenance("test"))
-    with pytest.raises(FormatError, match=r"expected a atom tower|expected an atom tower"):
+    with pytest.raises(FormatError, match="expected an atom tower of cryoscan"):
         next(train(config, tmp_path))
 
 
@@ -339,9 +339,9 @@ def test_a_database_of_structures_brings_its_towers_along(files, atom_weights, t
     *_, last = add_structures(db, files[3:], tmp_path / "more.datedb")
     more = open_datedb(tmp_path / "more.datedb")
     assert len(more) == len(last.result) == 4
-    row = more.entry("more_A" if "more_A" in {e.id for e in more.entries} else "more").row
+    (row,) = {entry.row for entry in more.entries} - {entry.row for entry in db.entries}
     np.testing.assert_allclose(more.banks[6.0][row], embed_structures(tower, [helices(16, 22)])[0], atol=2e-2)
-    assert embedder_for(more).fingerprint == asks.fingerprint or embedder_for(more, contour=0.0) is not None
+    assert embedder_for(more, contour=0.0).fingerprint == asks.fingerprint
     (tmp_path / "more.datedb" / "tower.safetensors").unlink()
     with pytest.raises(MissingFileError, match="a tower that belongs to the DateDB"):
         embedder_for(more)
@@ -405,8 +405,8 @@ def test_the_benchmark_measures_every_arm_that_is_there(runs, tmp_path):
     assert numbers["structures.cath.3.all.top1"] == numbers["full.cath.3.6A.top1"]  # its vectors are those of densities
     for arm in ("full", "without_ssl", "invariant"):
         assert {f"{arm}.cath.all.{bin_}.auroc" for bin_ in ("all", "6A", "9A")} <= numbers.keys()
-    full, other = (numbers[f"together.{name}.unit"] for name in (ARMS["full"], ARMS["full"]))
-    assert full == other < 0.05
+    together = f"together.{ARMS['full']}"
+    assert numbers[f"{together}.unit"] < 0.3 * numbers[f"{together}.unit_of_mean"]
     titles = [table.title for table in result.tables]
     assert [title.split(",")[0].split(":")[0] for title in titles if "CATH" in title] == [
         "Table 2", "Structures asked for by structures", "Figure 8", "Figure 9",
