@@ -358,8 +358,7 @@ def _coming_together(
         before = load_tower(first)
         recovered = load_atom_tower(runs.folder / "atom_recover" / "atom_tower.safetensors")
         library = FoldLibrary.load(folds)
-        _structures_before(library, runs, recovered, numbers, questions)
-        steps["1 self-supervision"] = before, raw_vectors(recovered, library.residues, batch=8)
+        steps["1 self-supervision"] = before, _structures_before(library, runs, recovered, numbers, questions)
         steps["2 contrast of structures"] = before, runs.targets
     for arm in ("full", "full_mse", "shape"):
         if arm in runs.arms:
@@ -421,8 +420,8 @@ def _structures_before(
     recovered: AtomTower,
     numbers: dict[str, float | int],
     questions: Mapping[str, "_Question"],
-) -> None:
-    """Retrieval of structures by structures, untrained and after step 1."""
+) -> np.ndarray:
+    """Retrieval of structures by structures, untrained and after step 1; vectors after step 1, `d k`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         untrained = AtomTower(recovered.config).train()
@@ -430,15 +429,17 @@ def _structures_before(
         with torch.no_grad():  # only the running mean and deviation of its channels
             for start in range(0, len(some), 8):
                 untrained(collate([library.residues[int(runs.known[place])] for place in some[start : start + 8]]))
+    wanted = np.concatenate([runs.asked, runs.known])
+    vectors = np.zeros((len(library.residues), recovered.dim), np.float32)
     for name, tower in (("untrained", untrained), ("recovered", recovered)):
-        vectors = np.zeros((len(library.residues), tower.dim), np.float32)
-        wanted = np.concatenate([runs.asked, runs.known])
-        vectors[wanted] = unit_rows(raw_vectors(tower, [library.residues[index] for index in wanted], batch=8))
+        vectors[wanted] = raw_vectors(tower, [library.residues[index] for index in wanted], batch=8)
+        unit = unit_rows(vectors)
         for scheme, question in questions.items():
-            ranking = question.ranking(vectors[runs.asked] @ vectors[runs.known].T)
+            ranking = question.ranking(unit[runs.asked] @ unit[runs.known].T)
             for size, kept in question.sets.items():
                 found = ranking.numbers(kept)
                 numbers.update({f"structures_{name}.{scheme.lower()}.{size}.all.{k}": v for k, v in found.items()})
+    return vectors
 
 
 # ---------------------------------------------------------------- tables
