@@ -64,7 +64,7 @@ def draw_levels(shares: Mapping[str, Mapping[str, Sequence[float]]], picture: Pa
             axes.barh(list(arms), widths, left=left, label=name, color=colour)
             left = left + widths
         axes.set(title=scheme, xlabel="share of the queries", xlim=(0, 1))
-        axes.invert_yaxis()
+    panels[0].invert_yaxis()  # the panels share it
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     figure.savefig(picture, dpi=_DPI)
 
