@@ -54,9 +54,8 @@ def draw_levels(shares: Mapping[str, Mapping[str, Sequence[float]]], picture: Pa
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")
-    for axes, (scheme, arms) in zip(
-        np.atleast_1d(figure.subplots(1, len(shares), sharey=True)), shares.items(), strict=True
-    ):
+    panels = np.atleast_1d(figure.subplots(1, len(shares), sharey=True))
+    for axes, (scheme, arms) in zip(panels, shares.items(), strict=True):
         left = np.zeros(len(arms))
         for number, name in enumerate(("level 4 (type)", "level 3", "level 2", "level 1", "nothing")):
             widths = np.array([values[number] for values in arms.values()])
@@ -76,9 +75,8 @@ def draw_series(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.4), layout="constrained")
-    for axes, (scheme, arms) in zip(
-        np.atleast_1d(figure.subplots(1, len(found), sharey=True)), found.items(), strict=True
-    ):
+    panels = np.atleast_1d(figure.subplots(1, len(found), sharey=True))
+    for axes, (scheme, arms) in zip(panels, found.items(), strict=True):
         for name, values in arms.items():
             axes.plot(resolutions, values, marker="o", markersize=4, label=name)
         axes.set(title=scheme, xlabel="resolution, Å", ylabel="Top-5", ylim=(0, 1))
