@@ -270,6 +270,27 @@ def auroc(scores: npt.ArrayLike, positives: npt.ArrayLike) -> float:
     return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
 
 
+def roc_curve(scores: npt.ArrayLike, positives: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Receiver operating characteristic; its area is `auroc`.
+
+    Parameters
+    ----------
+    scores : float array, `n`
+        Ties are one point.
+    positives : bool array, `n`
+
+    Returns
+    -------
+    false_rate, true_rate : float arrays
+        From (0, 0) to (1, 1), one point for each score.
+    """
+    values, positive = np.asarray(scores, np.float64), np.asarray(positives, bool)
+    order = np.argsort(-values, kind="stable")
+    last = np.append(np.diff(values[order]) != 0, True)
+    right, wrong = np.cumsum(positive[order])[last], np.cumsum(~positive[order])[last]
+    return np.append(0.0, wrong / max(wrong[-1], 1)), np.append(0.0, right / max(right[-1], 1))
+
+
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22, 209); 0 … 1 if n = 0."""
     if n == 0:

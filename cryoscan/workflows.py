@@ -19,7 +19,14 @@ import numpy as np
 import scipy.ndimage
 
 from cryoscan.datedb import LEVEL_NAMES, DateDB
-from cryoscan.datedb.build import DomainEmbedded, build_datedb, closer_look, structure_window
+from cryoscan.datedb.build import (
+    DomainEmbedded,
+    build_datedb,
+    built_by,
+    closer_look,
+    structure_window,
+    towers_of,
+)
 from cryoscan.datedb.config import DateDBConfig
 from cryoscan.datedb.previews import choose_representatives, write_previews
 from cryoscan.datedb.sources import domains_of_store, names_of_store
@@ -34,7 +41,6 @@ from cryoscan.labels import LabelClass, LabelMap
 from cryoscan.models import InvariantEmbedder
 from cryoscan.models.cryosamu import CryoSamu
 from cryoscan.preflight import Preflight, inspect
-from cryoscan.provenance import Provenance
 from cryoscan.scan import (
     Executor,
     Journal,
@@ -559,18 +565,26 @@ def build_from_store(folder: Path, path: Path, *, config: DateDBConfig, overwrit
         The last one carries the database as written.
     """
     refuse_existing(path, overwrite=overwrite)
-    embedder = InvariantEmbedder(config.voxel_size_A, contour=0.0)
+    towers = towers_of(config)
+    embedder = InvariantEmbedder(config.voxel_size_A, contour=0.0) if towers is None else towers.asks
     sources = domains_of_store(folder, ca_only=config.ca_only)
-    provenance = Provenance("cryoscan datedb build", config=config.model_dump(mode="json"))
-    names = names_of_store(folder)
     last = None
-    for last in build_datedb(sources, embedder, resolutions=config.resolutions_A, names=names, provenance=provenance):
+    for last in build_datedb(
+        sources,
+        embedder,
+        resolutions=config.resolutions_A,
+        names=names_of_store(folder),
+        provenance=built_by(config, towers),
+        atoms=None if towers is None else towers.atoms,
+    ):
         if last.result is None:
             yield last
     assert last is not None
     assert last.result is not None
     db = replace(last.result, calibration=config.calibration, shape_calibration=config.shape_calibration)
     db = db.write(path, overwrite=overwrite, dtype=config.dtype)
+    if towers is not None:
+        towers.put_into(path)
     read = {entry.id: reader for entry, reader in sources}
     finest = min(config.resolutions_A)
     chosen = choose_representatives(db, config.previews)

@@ -15,6 +15,7 @@ CONFIG_CLASSES = {
     "Building a database (`cryoscan datedb build --config`)": ("cryoscan.datedb.config", "DateDBConfig"),
     "Benchmarks (`cryoscan benchmark`)": ("cryoscan.benchmark.config", "BenchmarkConfig"),
     "Training a tower (`cryoscan train`)": ("cryoscan.train.config", "TrainConfig"),
+    "Training a tower of structures (`cryoscan train`, kind `atom`)": ("cryoscan.train.config", "AtomTrainConfig"),
     "Training the network that sharpens (`cryoscan train`, objective `enhance`)": (
         "cryoscan.train.config",
         "EnhanceTrainConfig",

@@ -27,6 +27,9 @@ CONFIG_CLASSES = {
     "tower": ("cryoscan.models.tower_settings", "TowerSettings"),
     "train": ("cryoscan.train.config", "TrainConfig"),
     "train/enhance": ("cryoscan.train.config", "EnhanceTrainConfig"),
+    "train/atom": ("cryoscan.train.config", "AtomTrainConfig"),
+    "cryodomain": ("cryoscan.train.config", "TrainConfig"),
+    "cryodomain/atom": ("cryoscan.train.config", "AtomTrainConfig"),
 }
 COMMANDS = {
     "info",

@@ -11,7 +11,7 @@ from cryoscan.config import Config
 class BenchmarkConfig(Config):
     """What is asked, and how hard the questions are."""
 
-    kind: Literal["retrieval", "conditions", "real_maps", "calibration", "mode2", "scaling", "enhance"]
+    kind: Literal["retrieval", "conditions", "real_maps", "calibration", "mode2", "scaling", "enhance", "cryodomain"]
     """Simulated domains, or chains cut out of experimental maps; the latter uses `residues` alone."""
     residues: tuple[int, int] = (40, 300)
     """Smallest and largest query, residues."""
@@ -48,6 +48,10 @@ class BenchmarkConfig(Config):
     """Enhancing network to measure; the one that ships otherwise. Only for ``enhance``, as the next two."""
     identified_A: tuple[float, ...] = ()
     """Resolutions at which the chains of real maps are named with and without enhancement."""
+    runs: Path | None = None
+    """Folder of the runs of configs/cryodomain, each under its own name. Only for ``cryodomain``, as the next."""
+    pictures: Path | None = None
+    """Folder that pictures are drawn in; none otherwise."""
     speed_voxels: tuple[int, ...] = (100, 150, 200)
     """Edges of the cubic maps, 1 Å a voxel, that are timed."""
     parts: tuple[Literal["dense", "growth", "workers", "kills", "workers_killed", "sparse"], ...] = (

@@ -7,6 +7,7 @@ from pathlib import Path
 from cryoscan.benchmark.calibration import run_calibration
 from cryoscan.benchmark.conditions import run_conditions
 from cryoscan.benchmark.config import BenchmarkConfig
+from cryoscan.benchmark.cryodomain import run_cryodomain
 from cryoscan.benchmark.enhancement import run_enhance
 from cryoscan.benchmark.mode2 import run_mode2
 from cryoscan.benchmark.real_maps import run_real_maps
@@ -49,6 +50,9 @@ def run_benchmark(
     """
     if config.kind == "scaling":
         yield from run_scaling(config)
+        return
+    if config.kind == "cryodomain":
+        yield from run_cryodomain(config)
         return
     datedb.require(embedder)
     for folder in (data, queries):

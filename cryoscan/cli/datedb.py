@@ -216,6 +216,7 @@ def about_datedb(db: "DateDB") -> dict[str, Any]:
         "vectors": len(next(iter(db.banks.values()))),
         "resolutions_A": ", ".join(f"{resolution:g}" for resolution in db.banks),
         "embedder": f"{db.embedder.get('kind')}, {db.embedder.get('dim')} numbers, {db.embedder.get('voxel_size_A')} Å",
+        "entries_embedded_by": db.embedder.get("entries", db.embedder.get("kind")),
         "shapes": "none" if db.shapes is None else f"{len(db.shapes):,}, for a closer look",
         "embedder_fingerprint": db.embedder["fingerprint"],
         "made": f"{db.provenance.time} by {db.provenance.command}, cryoscan {db.provenance.version}",

@@ -34,21 +34,24 @@ def train(
 
     Example: cryoscan train configs/train/reconstruct.yaml --data FOLDER -o runs/reconstruct
     """
+    from cryoscan.train.atom_run import train_atoms
     from cryoscan.train.card import results_table
-    from cryoscan.train.config import EnhanceTrainConfig, RecogniseTrainConfig, read_train_config
+    from cryoscan.train.config import AtomTrainConfig, EnhanceTrainConfig, RecogniseTrainConfig, read_train_config
     from cryoscan.train.enhance_run import EnhancerTrained, train_enhancer
     from cryoscan.train.recognition import RecogniserTrained, train_recogniser
     from cryoscan.train.run import TrainFinished
     from cryoscan.train.run import train as run
 
     settings = read_train_config(config)
-    events: Iterator[Any] = (
-        train_enhancer(settings, output, data=data, until=steps, device=device)
-        if isinstance(settings, EnhanceTrainConfig)
-        else train_recogniser(settings, output, data=data, until=steps, device=device)
-        if isinstance(settings, RecogniseTrainConfig)
-        else run(settings, output, data=data, until=steps, device=device)
-    )
+    events: Iterator[Any]
+    if isinstance(settings, EnhanceTrainConfig):
+        events = train_enhancer(settings, output, data=data, until=steps, device=device)
+    elif isinstance(settings, AtomTrainConfig):
+        events = train_atoms(settings, output, data=data, until=steps, device=device)
+    elif isinstance(settings, RecogniseTrainConfig):
+        events = train_recogniser(settings, output, data=data, until=steps, device=device)
+    else:
+        events = run(settings, output, data=data, until=steps, device=device)
     try:
         last = show.to_the_end(events, "steps")
     except KeyboardInterrupt:

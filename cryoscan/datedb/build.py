@@ -1,23 +1,41 @@
 """From structures to a database: simulate each domain at every bank's resolution, and embed it."""
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from cryoscan.datedb.files import ATOM_TOWER, TOWER
 from cryoscan.datedb.store import DateDB, Entry
 from cryoscan.embedding import Embedder
-from cryoscan.errors import FormatError, GeometryError, MismatchError
-from cryoscan.models import InvariantEmbedder, choose_device
+from cryoscan.errors import FormatError, GeometryError, MismatchError, MissingFileError, require_file
+from cryoscan.models import (
+    InvariantEmbedder,
+    ShapeTower,
+    ShapeTowerEmbedder,
+    TowerEmbedder,
+    choose_device,
+    load_tower,
+    tower_provenance,
+)
+from cryoscan.models.atom_tower import AtomTower, embed_residues
+from cryoscan.models.checkpoint import Tower, load_atom_tower
+from cryoscan.models.residues import Residues, residues_of
 from cryoscan.models.secondary import SecondaryNet, shipped_secondary
 from cryoscan.models.shape import ShapeEmbedder, Shapes
-from cryoscan.provenance import Provenance
+from cryoscan.provenance import Provenance, fingerprint_file
 from cryoscan.simulate import atoms_from_trace, density, is_trace
 from cryoscan.structure import Structure
 from cryoscan.units import Angstrom
 
+if TYPE_CHECKING:
+    from cryoscan.datedb.config import DateDBConfig
+
 _BATCH = 64
+_SIDE_BY_SIDE = 8  # structures that pass an AtomTower together
 Skipped = tuple[str, str]
 """Id of a domain and the reason why it is not in the database."""
 
@@ -39,6 +57,7 @@ def build_datedb(
     resolutions: Sequence[Angstrom],
     names: Mapping[str, str],
     provenance: Provenance,
+    atoms: AtomTower | None = None,
 ) -> Iterator[DomainEmbedded]:
     """Embed domains into a new database.
 
@@ -53,6 +72,8 @@ def build_datedb(
     names : mapping
         ``'CATH:1.10'`` → name.
     provenance : Provenance
+    atoms : AtomTower, optional
+        Embeds the structures themselves; `embedder` is then the tower aligned to it, with which is asked.
 
     Yields
     ------
@@ -64,6 +85,7 @@ def build_datedb(
     rows: dict[Any, int] = {}
     entries: list[Entry] = []
     pending: list[Structure] = []
+    described: list[Residues] = []
     parts: dict[float, list[np.ndarray]] = {resolution: [] for resolution in resolutions}
     shapes: list[Shapes] = []
     skipped: list[Skipped] = []
@@ -71,16 +93,19 @@ def build_datedb(
         key = (entry.pdb, entry.chain, entry.ranges) if entry.pdb and entry.ranges else entry.id
         if key not in rows:
             try:
-                pending.append(read())
+                structure = read()
+                if atoms is not None:
+                    described.append(residues_of(structure))
+                pending.append(structure)
                 rows[key] = len(rows)
             except (FormatError, GeometryError) as error:
                 skipped.append((entry.id, str(error)))
                 continue
         entries.append(replace(entry, row=rows[key]))
         if len(pending) == _BATCH:
-            _flush(pending, parts, shapes, embedder)
+            _flush(pending, parts, shapes, embedder, described, atoms)
             yield DomainEmbedded(done, len(domains))
-    _flush(pending, parts, shapes, embedder)
+    _flush(pending, parts, shapes, embedder, described, atoms)
     if not entries:
         raise GeometryError(
             "expected at least one readable domain",
@@ -88,8 +113,10 @@ def build_datedb(
             hint=f"First reason: {skipped[0][1]}",
         )
     banks = {float(resolution): np.concatenate(vectors) for resolution, vectors in parts.items()}
-    described = describe_embedder(embedder)
-    db = DateDB(tuple(entries), banks, described, names, provenance, shapes=Shapes.joined(shapes) if shapes else None)
+    about = describe_embedder(embedder)
+    if atoms is not None:
+        about["entries"] = "AtomTower"
+    db = DateDB(tuple(entries), banks, about, names, provenance, shapes=Shapes.joined(shapes) if shapes else None)
     yield DomainEmbedded(len(domains), len(domains), tuple(skipped), db)
 
 
@@ -98,7 +125,7 @@ def embed_structures(
 ) -> dict[float, np.ndarray]:
     """Simulate and embed structures: resolution → unit vectors, `n d`."""
     parts: dict[float, list[np.ndarray]] = {float(resolution): [] for resolution in resolutions}
-    _flush(list(structures), parts, [], embedder)
+    _flush(list(structures), parts, [], embedder, [], None)
     return {resolution: np.concatenate(vectors) for resolution, vectors in parts.items()}
 
 
@@ -108,7 +135,7 @@ def with_structures(
     """A database with entries of more structures, for as long as it is needed; their `row` counts from 0."""
     parts: dict[float, list[np.ndarray]] = {resolution: [] for resolution in db.banks}
     shapes: list[Shapes] = []
-    _flush(list(structures), parts, shapes, embedder)
+    _flush(list(structures), parts, shapes, embedder, [], None)
     banks = {resolution: np.concatenate(vectors) for resolution, vectors in parts.items()}
     return db.with_entries(entries, banks, shapes=Shapes.joined(shapes) if shapes else None)
 
@@ -197,10 +224,16 @@ def embedder_for(db: DateDB, *, contour: float = 1.0, device: str | None = None)
     Raises
     ------
     MismatchError
-        If this version of cryoscan has no such embedder.
+        If this version of cryoscan has no such embedder, or the tower in the database is another one.
+    MissingFileError, FormatError
+        If the tower that a database of structures brings along is missing or damaged.
     ConfigError
         If there is no such device.
     """
+    if db.embedder.get("entries") == "AtomTower":
+        found = embedder_of_tower(load_tower(tower_path(db, TOWER)), contour=contour, device=device)
+        db.require(found)
+        return found
     voxel_size = float(db.embedder.get("voxel_size_A", 2.5))
     embedder = InvariantEmbedder(voxel_size, contour=contour, device=choose_device(device))
     db.require(embedder)
@@ -213,14 +246,104 @@ def _secondary_at(voxel_size: Angstrom) -> SecondaryNet | None:
     return network if network.config.voxel_size_A == voxel_size else None
 
 
+def embedder_of_tower(tower: Tower, *, contour: float = 1.0, device: str | None = None) -> Embedder:
+    """The embedder that a trained tower of densities is; parameters as of `embedder_for`."""
+    where = choose_device(device)
+    if isinstance(tower, ShapeTower):
+        return ShapeTowerEmbedder(tower, contour=contour, device=where)
+    return TowerEmbedder(tower, device=where)
+
+
+def tower_path(db: DateDB, name: str) -> Path:
+    """Where a network that the database brings along is; `TOWER` or `ATOM_TOWER`."""
+    if db.path is None:
+        raise MissingFileError(
+            "expected a DateDB that lies on disk with its towers", got="one in memory", hint="Write it first."
+        )
+    return require_file(db.path / name, what="a tower that belongs to the DateDB")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Towers:
+    """The two networks of a database of structures.
+
+    Parameters
+    ----------
+    atoms : AtomTower
+        Embeds the entries.
+    asks : Embedder
+        The tower of densities aligned to it.
+    files : tuple of Path
+        Weights of both, the latter first.
+    """
+
+    atoms: AtomTower
+    asks: Embedder
+    files: tuple[Path, Path]
+
+    @classmethod
+    def read(cls, tower_weights: Path, atom_weights: Path) -> Self:
+        """Read both, of which the first must have been aligned to the second.
+
+        Raises
+        ------
+        MismatchError
+            If it was aligned to another one, or to none.
+        MissingFileError, FormatError
+            If a file is missing or damaged.
+        """
+        atoms, tower = load_atom_tower(atom_weights), load_tower(tower_weights)
+        aligned, given = tower_provenance(tower_weights).inputs.get("atom_weights"), fingerprint_file(atom_weights)
+        if aligned != given or tower.config.dim != atoms.dim:
+            raise MismatchError(
+                f"expected a tower that was aligned to the AtomTower in {atom_weights} (fingerprint {given})",
+                got=f"one of {tower.config.dim} numbers, {atoms.dim} wanted, aligned to {aligned or 'none'}",
+                hint="Train it with `targets: atoms` and these atom_weights, or give the weights it was trained with.",
+            )
+        return cls(atoms, embedder_of_tower(tower, contour=0.0), (tower_weights, atom_weights))
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the files, for provenance."""
+        return {name: fingerprint_file(file) for name, file in zip((TOWER, ATOM_TOWER), self.files, strict=True)}
+
+    def put_into(self, path: Path) -> None:
+        """Put the files into the folder of a database."""
+        for name, file in zip((TOWER, ATOM_TOWER), self.files, strict=True):
+            shutil.copyfile(file, path / name)
+
+
+def towers_of(config: "DateDBConfig") -> Towers | None:
+    """The networks that a database is to be built with, if its settings name any."""
+    if config.atom_weights is None or config.tower_weights is None:
+        return None
+    return Towers.read(config.tower_weights, config.atom_weights)
+
+
+def built_by(config: "DateDBConfig", towers: Towers | None, inputs: Mapping[str, str] | None = None) -> Provenance:
+    """What a new database says of its origin; networks by their fingerprints, not by their paths."""
+    settings = config.model_dump(mode="json", exclude={"atom_weights", "tower_weights"})
+    found = {**(inputs or {}), **({} if towers is None else towers.fingerprints)}
+    return Provenance("cryoscan datedb build", settings, found)
+
+
 def _flush(
     pending: list[Structure],
     parts: Mapping[float, list[np.ndarray]],
     shapes: list[Shapes],
     embedder: Embedder,
+    described: list[Residues],
+    atoms: AtomTower | None,
 ) -> None:
-    """Embed some structures; keep their shapes if the embedder's windows hold them."""
+    """Embed some structures, or what is described of them; keep their shapes if the embedder's windows hold them."""
     if not pending:
+        return
+    if atoms is not None:
+        of_atoms = embed_residues(atoms, described, batch=_SIDE_BY_SIDE)
+        for vectors in parts.values():
+            vectors.append(of_atoms)
+        pending.clear()
+        described.clear()
         return
     for resolution, vectors in parts.items():
         windows = np.stack([structure_window(structure, embedder, resolution=resolution) for structure in pending])

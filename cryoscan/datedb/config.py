@@ -1,8 +1,9 @@
 """Settings of a DateDB."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cryoscan.config import Config
 
@@ -24,3 +25,16 @@ class DateDBConfig(Config):
     """The same for answers by shape."""
     previews: int = Field(default=0, ge=0)
     """Number of the largest types whose representative gets a preview density."""
+    atom_weights: Path | None = None
+    """Weights of an AtomTower, which embeds the structures themselves in place of their simulated densities."""
+    tower_weights: Path | None = None
+    """Weights of the tower of densities that was aligned to it, which embeds what is asked. Both are put into the
+    database."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.atom_weights is None) != (self.tower_weights is None):
+            raise ValueError("atom_weights and tower_weights belong together: give both or neither")
+        if self.atom_weights is not None and len(self.resolutions_A) != 1:
+            raise ValueError("vectors of structures are the same at all resolutions: give one under resolutions_A")
+        return self

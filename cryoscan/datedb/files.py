@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from cryoscan.models.shape import Shapes
 
 FORMAT_VERSION = 2
+TOWER, ATOM_TOWER = "tower.safetensors", "atom_tower.safetensors"
+"""Networks that a database brings along: the one that embeds what is asked, and the one that embedded the entries."""
+
 _DTYPES = {"int8": np.int8, "float16": np.float16, "float32": np.float32}
 _INDEX_FROM = 50_000  # rows; below, building the index takes less time than reading it
 
@@ -77,8 +80,9 @@ def write_datedb(db: DateDB, path: Path, *, overwrite: bool, dtype: str) -> Date
             np.savez_compressed(beside / "shapes.npz", allow_pickle=False, **turned)
         (beside / "entries.csv.gz").write_bytes(gzip.compress(_entries_csv(db.entries).encode(), mtime=0))
         (beside / "names.json").write_text(json.dumps(dict(db.names), indent=0, sort_keys=True), encoding="utf-8")
-        if db.path is not None and (db.path / "previews.npz").is_file():
-            shutil.copy2(db.path / "previews.npz", beside / "previews.npz")
+        for name in ("previews.npz", TOWER, ATOM_TOWER):
+            if db.path is not None and (db.path / name).is_file():
+                shutil.copy2(db.path / name, beside / name)
         (beside / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         replace_folder(beside, path)
     except OSError as error:

@@ -7,14 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoscan.datedb.build import DomainEmbedded, build_datedb, embedder_for, secondary_of
+from cryoscan.datedb.build import (
+    DomainEmbedded,
+    build_datedb,
+    built_by,
+    embedder_for,
+    secondary_of,
+    tower_path,
+    towers_of,
+)
 from cryoscan.datedb.config import DateDBConfig
-from cryoscan.datedb.files import open_datedb
+from cryoscan.datedb.files import ATOM_TOWER, open_datedb
 from cryoscan.datedb.hierarchy import levels
 from cryoscan.datedb.sources import domains_of_files, names_of_table
 from cryoscan.datedb.store import DateDB, Entry
 from cryoscan.errors import MissingFileError, refuse_existing
 from cryoscan.models import InvariantEmbedder
+from cryoscan.models.checkpoint import load_atom_tower
 from cryoscan.provenance import Provenance, fingerprint_file
 from cryoscan.segment import soft_mask
 from cryoscan.units import Angstrom
@@ -54,13 +63,22 @@ def build_from_files(
     refuse_existing(path, overwrite=overwrite)
     sources = domains_of_files(structures, labels=labels)
     names = {**_shipped_names([entry for entry, _ in sources]), **_names(labels)}
-    embedder = InvariantEmbedder(config.voxel_size_A, contour=0.0)
-    provenance = Provenance("cryoscan datedb build", config.model_dump(mode="json"), _fingerprints(structures, labels))
-    for event in build_datedb(sources, embedder, resolutions=config.resolutions_A, names=names, provenance=provenance):
+    towers = towers_of(config)
+    for event in build_datedb(
+        sources,
+        InvariantEmbedder(config.voxel_size_A, contour=0.0) if towers is None else towers.asks,
+        resolutions=config.resolutions_A,
+        names=names,
+        provenance=built_by(config, towers, _fingerprints(structures, labels)),
+        atoms=None if towers is None else towers.atoms,
+    ):
         if event.result is None:
             yield event
-        else:
-            yield replace(event, result=event.result.write(path, overwrite=overwrite, dtype=config.dtype))
+            continue
+        written = event.result.write(path, overwrite=overwrite, dtype=config.dtype)
+        if towers is not None:
+            towers.put_into(path)
+        yield replace(event, result=written)
 
 
 def add_structures(
@@ -94,8 +112,14 @@ def add_structures(
     sources = domains_of_files(structures, labels=labels)
     inputs = {"datedb": db.fingerprint, **_fingerprints(structures, labels)}
     provenance = Provenance("cryoscan datedb add", inputs=inputs)
+    by_atoms = db.embedder.get("entries") == "AtomTower"
     for event in build_datedb(
-        sources, embedder, resolutions=list(db.banks), names=_names(labels), provenance=provenance
+        sources,
+        embedder,
+        resolutions=list(db.banks),
+        names=_names(labels),
+        provenance=provenance,
+        atoms=load_atom_tower(tower_path(db, ATOM_TOWER)) if by_atoms else None,
     ):
         if event.result is None:
             yield event

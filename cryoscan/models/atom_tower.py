@@ -213,6 +213,25 @@ class AtomTower(nn.Module):
         )
 
 
+def raw_vectors(
+    tower: AtomTower, items: Iterable[Residues], *, batch: int = 4, device: torch.device | str = "cpu"
+) -> np.ndarray:
+    """Vectors Z_a of structures as they leave the network, `n d`; parameters as of `embed_residues`."""
+    listed = list(items)
+    order = np.argsort([len(item) for item in listed], kind="stable")
+    vectors = np.zeros((len(listed), tower.dim), np.float32)
+    was_training = tower.training
+    tower.eval()
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(order), batch):
+                rows = order[start : start + batch]
+                vectors[rows] = tower(collate([listed[row] for row in rows]).to(device)).float().cpu().numpy()
+    finally:
+        tower.train(was_training)
+    return vectors
+
+
 def embed_residues(
     tower: AtomTower, items: Iterable[Residues], *, batch: int = 4, device: torch.device | str = "cpu"
 ) -> np.ndarray:
@@ -227,19 +246,7 @@ def embed_residues(
         Structures at a time; those of like length go together.
     device : str
     """
-    listed = list(items)
-    order = np.argsort([len(item) for item in listed], kind="stable")
-    vectors = np.zeros((len(listed), tower.dim), np.float32)
-    was_training = tower.training
-    tower.eval()
-    try:
-        with torch.inference_mode():
-            for start in range(0, len(order), batch):
-                rows = order[start : start + batch]
-                vectors[rows] = tower(collate([listed[row] for row in rows]).to(device)).float().cpu().numpy()
-    finally:
-        tower.train(was_training)
-    return unit_rows(vectors)
+    return unit_rows(raw_vectors(tower, items, batch=batch, device=device))
 
 
 def embed_structures(

@@ -1,12 +1,14 @@
 """The file of a network: weights as safetensors, and in the header what they are and where they come from."""
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cryoscan.errors import ConfigError, FormatError, require_file
+from cryoscan.models.atom_tower import AtomTower, AtomTowerConfig
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
 from cryoscan.models.density_tower import DensityTower, TowerConfig
 from cryoscan.models.secondary import SecondaryConfig, SecondaryNet
@@ -14,16 +16,18 @@ from cryoscan.models.shape_tower import ShapeTower, ShapeTowerConfig
 from cryoscan.provenance import Provenance, write_atomically
 
 Tower = DensityTower | ShapeTower
-Network = Tower | CryoSamu | SecondaryNet
-_ENHANCER = "cryoscan enhancing network"
+Network = DensityTower | ShapeTower | AtomTower | CryoSamu | SecondaryNet
+_ENHANCER, _ATOMS = "cryoscan enhancing network", "cryoscan atom tower"
 _SECONDARY = "cryoscan secondary-structure network"
-_KINDS: dict[str, tuple[type[Network], type[TowerConfig | ShapeTowerConfig | CryoSamuConfig | SecondaryConfig]]] = {
+_Config = TowerConfig | ShapeTowerConfig | AtomTowerConfig | CryoSamuConfig | SecondaryConfig
+_KINDS: dict[str, tuple[type[Network], type[_Config]]] = {
     "cryoscan density tower": (DensityTower, TowerConfig),
     "cryoscan shape tower": (ShapeTower, ShapeTowerConfig),
+    _ATOMS: (AtomTower, AtomTowerConfig),
     _ENHANCER: (CryoSamu, CryoSamuConfig),
     _SECONDARY: (SecondaryNet, SecondaryConfig),
 }
-_TOWERS = tuple(kind for kind in _KINDS if kind not in (_ENHANCER, _SECONDARY))
+_TOWERS = tuple(kind for kind in _KINDS if kind not in (_ATOMS, _ENHANCER, _SECONDARY))
 _FORMAT_VERSION = 1
 
 
@@ -53,6 +57,31 @@ def load_tower(path: Path | str) -> Tower:
     """
     network = _load(Path(path), *_TOWERS)
     assert isinstance(network, DensityTower | ShapeTower)
+    return network
+
+
+def save_atom_tower(
+    tower: AtomTower, path: Path | str, *, provenance: Provenance, half_precision: bool = False
+) -> None:
+    """Write a tower of structures as `save_tower` writes one of densities."""
+    _write(tower, Path(path), provenance=provenance, half_precision=half_precision)
+
+
+def shipped_atom_tower() -> Path:
+    """File of the tower of structures that ships with the package; its card is beside it."""
+    return Path(str(files("cryoscan"))) / "weights" / "atom_tower.safetensors"
+
+
+def load_atom_tower(path: Path | str | None = None) -> AtomTower:
+    """Read a tower of structures, ready for evaluation; None = the one that ships.
+
+    Raises
+    ------
+    FormatError
+        If the file is damaged, of another kind or version, or its weights do not fit its configuration.
+    """
+    network = _load(shipped_atom_tower() if path is None else Path(path), _ATOMS)
+    assert isinstance(network, AtomTower)
     return network
 
 
@@ -153,7 +182,7 @@ def _read(path: Path, *kinds: str) -> tuple[dict[str, Any], dict[str, torch.Tens
     if header.get("kind") not in kinds:
         wanted = " or ".join(kind.removeprefix("cryoscan ") for kind in kinds)
         raise FormatError(
-            f"expected a {wanted} of cryoscan in {path}",
+            f"expected {'an' if wanted[0] in 'ae' else 'a'} {wanted} of cryoscan in {path}",
             got=f"a file of {header.get('kind', 'some other program')}",
             hint="Give a file that cryoscan train has written for this purpose.",
         )

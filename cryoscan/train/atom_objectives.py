@@ -18,6 +18,8 @@ LEVEL_WEIGHTS = (0.0, 0.1, 0.3, 1.0)
 PROTOTYPE_WEIGHTS = (0.1, 0.2, 0.5, 1.0)
 """Weight of telling classes, architectures (folds), topologies (superfamilies) and types apart."""
 
+_SHORT = 0.1  # first length of prototypes: of a short vector the same step turns the direction further
+
 Numbers = dict[str, float]
 
 
@@ -285,11 +287,8 @@ def contrast_types(
         Is compared with, and then remembers these structures.
     temperature : float
     """
-    raw = []
-    for batch in batches:
-        noisy, hidden = disturb(batch, corruption, rng=rng)
-        raw.append(model(noisy, hidden=hidden))
-    vectors = functional.normalize(torch.cat(raw), dim=1)
+    raw = seen_through_noise(model, batches, corruption=corruption, rng=rng)
+    vectors = functional.normalize(raw, dim=1)
     others, other_codes = (vectors, codes) if memory is None else memory.partners(vectors, codes)
     loss = hierarchical_contrast(vectors, codes, others, other_codes, temperature=temperature)
     if memory is not None:
@@ -297,6 +296,17 @@ def contrast_types(
     with torch.no_grad():
         spread = float(vectors.std(0).mean() * vectors.shape[1] ** 0.5)  # 1: isotropic; towards 0: collapse
     return loss, {"contrast": float(loss.detach()), "spread": spread}
+
+
+def seen_through_noise(
+    model: AtomTower, batches: Sequence[Residues], *, corruption: Corruption, rng: torch.Generator
+) -> Tensor:
+    """Raw vectors of disturbed copies of structures, `b d`; parameters as of `contrast_types`."""
+    raw = []
+    for batch in batches:
+        noisy, hidden = disturb(batch, corruption, rng=rng)
+        raw.append(model(noisy, hidden=hidden))
+    return torch.cat(raw)
 
 
 def hierarchical_contrast(
@@ -364,7 +374,8 @@ class Prototypes(nn.Module):
     def __init__(self, counts: Sequence[int], dim: int, *, rng: torch.Generator | None = None) -> None:
         super().__init__()
         self.levels = nn.ParameterList(
-            nn.Parameter(functional.normalize(torch.randn(count, dim, generator=rng), dim=1)) for count in counts
+            nn.Parameter(_SHORT * functional.normalize(torch.randn(count, dim, generator=rng), dim=1))
+            for count in counts
         )
 
 

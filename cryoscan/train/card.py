@@ -3,16 +3,24 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from cryoscan.models.atom_tower import AtomTowerConfig
 from cryoscan.models.density_tower import TowerConfig
 from cryoscan.models.shape_tower import ShapeTowerConfig
 from cryoscan.provenance import Provenance, write_atomically
 from cryoscan.train.evaluate import TOPS, Outcome
-from cryoscan.train.library import AtomLibrary
+from cryoscan.train.library import Anchor
 from cryoscan.train.state import read_curves
 
-_LIMITS = """Trained on simulated density alone: domains of 40 to 300 residues under made-up masks, neighbours, noise
-and filters. Real maps differ. Larger domains than a window are cut off. The validation domains are few and chose the
-settings: expect less on others."""
+_KINDS: dict[type, str] = {TowerConfig: "density", ShapeTowerConfig: "shape", AtomTowerConfig: "atom"}
+_OF_DENSITY = """Trained on simulated density alone: domains of 40 to 300 residues under made-up masks, neighbours,
+noise and filters. Real maps differ. Larger domains than a window are cut off. The validation domains are few and
+chose the settings: expect less on others."""
+_LIMITS = {
+    "density": _OF_DENSITY,
+    "shape": _OF_DENSITY,
+    "atom": """Trained on domains of 40 to 300 residues, most of them from crystals. Fewer than 20 residues have no
+vector. The validation domains are few: expect less, or more, on others.""",
+}
 
 
 def draw_curves(curves: Path, picture: Path) -> None:
@@ -22,7 +30,7 @@ def draw_curves(curves: Path, picture: Path) -> None:
     found = read_curves(curves)
     plain = {name: points for name, points in found.items() if "/" not in name and name != "processor_s"}
     watched = {
-        name: points for name, points in found.items() if name.startswith("validation/") and "/domain/top10" in name
+        name: points for name, points in found.items() if name.startswith("validation/") and name.endswith("/top10")
     }
     figure = Figure(figsize=(9, 9), layout="constrained")
     above, below = figure.subplots(2, 1)
@@ -42,17 +50,19 @@ def write_card(
     path: Path,
     *,
     provenance: Provenance,
-    library: AtomLibrary,
+    anchors: Sequence[Anchor],
     outcomes: Sequence[Outcome],
-    tower: TowerConfig | ShapeTowerConfig,
+    tower: TowerConfig | ShapeTowerConfig | AtomTowerConfig,
+    remarks: Sequence[str] = (),
 ) -> None:
-    """Write the model card: data, settings, seed, results, limits."""
-    kind = "shape" if isinstance(tower, ShapeTowerConfig) else "density"
-    splits = [anchor.split for anchor in library.anchors]
+    """Write the model card: data, settings, seed, results and remarks on them, limits."""
+    kind = _KINDS[type(tower)]
+    splits = [anchor.split for anchor in anchors]
     lines = [
         "# Model card",
         "",
-        f"A {kind} tower of cryoscan {provenance.version}, begun {provenance.time}, seed {provenance.seed}.",
+        f"{'An' if kind == 'atom' else 'A'} {kind} tower of cryoscan {provenance.version}, begun {provenance.time}, "
+        f"seed {provenance.seed}.",
         "",
         "## Data",
         "",
@@ -73,11 +83,12 @@ def write_card(
         "",
         *results_table(outcomes),
         "",
+        *(line for remark in remarks for line in (remark, "")),
         "Curves: `curves.png`, numbers: `curves.csv`.",
         "",
         "## Limits",
         "",
-        _LIMITS,
+        _LIMITS[kind],
         "",
     ]
     write_atomically(path, "\n".join(lines))
@@ -85,6 +96,8 @@ def write_card(
 
 def results_table(outcomes: Sequence[Outcome]) -> list[str]:
     """Markdown rows, one for each condition and question, embedders side by side."""
+    if not outcomes:
+        return ["Not judged."]
     names = list(dict.fromkeys(one.embedder for one in outcomes))
     found = {(one.condition, one.question, one.embedder): one for one in outcomes}
     rows = [

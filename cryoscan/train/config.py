@@ -7,10 +7,12 @@ from pydantic import ConfigDict, Field, model_validator
 
 from cryoscan.config import Config
 from cryoscan.errors import ConfigError
+from cryoscan.models.atom_tower import AtomTowerConfig
 from cryoscan.models.cryosamu import CryoSamuConfig
 from cryoscan.models.density_tower import TowerConfig
 from cryoscan.models.secondary import SecondaryConfig
 from cryoscan.models.shape_tower import ShapeTowerConfig
+from cryoscan.train.atom_objectives import Corruption
 from cryoscan.train.conditions import ViewConfig
 from cryoscan.train.loop import FitSettings
 from cryoscan.train.pairs import PairConfig
@@ -25,9 +27,12 @@ class TrainConfig(Config):
     """What the tower is trained for."""
     kind: Literal["density", "shape"] = "density"
     """A `DensityTower`, or a `ShapeTower`, which does not reconstruct."""
-    targets: Literal["prototypes", "invariant"] = "prototypes"
+    targets: Literal["prototypes", "invariant", "atoms"] = "prototypes"
     """What a tower is aligned to: vectors that begin as the invariant features of the clean domains and are
-    learned with the tower, or these features as they are. Only for ``align``; ``align_paper`` takes the latter."""
+    learned with the tower, or these features as they are, or what an AtomTower says of the domains' structures.
+    Only for ``align`` and ``align_paper``, which takes the features in place of prototypes."""
+    atom_weights: Path | None = None
+    """Weights (.safetensors) of the AtomTower whose vectors are the targets; of the same length as the tower's."""
     tower: dict[str, Any] = Field(default_factory=dict)
     """Sizes of the tower that differ from the defaults of `TowerConfig` or `ShapeTowerConfig`."""
     start_from: Path | None = None
@@ -57,6 +62,8 @@ class TrainConfig(Config):
     """Largest step of AdamW."""
     validate_every: int = Field(default=1000, ge=1)
     """Steps between validations."""
+    judged: bool = True
+    """Whether the tower is compared with the untrained invariant, on the way and at the end. That takes minutes."""
     seed: int = 0
     """Of the first weights and of every step."""
 
@@ -64,6 +71,10 @@ class TrainConfig(Config):
     def _fits(self) -> Self:
         if self.objective in ("contrast", "classify") and self.per_type < 2:
             raise ValueError(f"{self.objective} needs per_type of 2 or more")
+        if (self.targets == "atoms") != (self.atom_weights is not None):
+            raise ValueError("targets of atoms need atom_weights, and no others do")
+        if self.targets == "atoms" and self.objective not in ("align", "align_paper"):
+            raise ValueError(f"{self.objective} has no targets: choose align or align_paper")
         if self.kind == "shape" and (self.objective == "reconstruct" or self.hidden or self.reconstruction):
             raise ValueError("a shape tower does not reconstruct: set hidden and reconstruction to 0")
         try:
@@ -90,6 +101,69 @@ class TrainConfig(Config):
         """The schedule."""
         return FitSettings(
             steps=self.steps, learning_rate=self.learning_rate, validate_every=self.validate_every, seed=self.seed
+        )
+
+
+class AtomTrainConfig(Config):
+    """Settings of `cryoscan train` for the AtomTower, which embeds structures."""
+
+    kind: Literal["atom"]
+    """An `AtomTower`."""
+    objective: Literal["recover", "contrast", "contrast_paper", "classify"]
+    """What the tower is trained for."""
+    tower: dict[str, Any] = Field(default_factory=dict)
+    """Sizes of the tower that differ from the defaults of `AtomTowerConfig`."""
+    start_from: Path | None = None
+    """Weights (.safetensors) of an earlier run to begin with; the sizes must be those of `tower`."""
+    disturbed: dict[str, Any] = Field(default_factory=dict)
+    """How structures are disturbed before the tower sees them: what differs from the defaults of `Corruption`."""
+    batch: int = Field(default=24, ge=2)
+    """Structures in a step."""
+    side_by_side: int = Field(default=8, ge=1)
+    """Structures of like length that pass the network together; the others come after."""
+    per_type: int = Field(default=1, ge=1)
+    """Structures of one type in a row of a batch; ``contrast`` and ``contrast_paper`` need more than 1."""
+    cap: int = Field(default=4, ge=1)
+    """A type of n domains is drawn as often as the smaller of n and this many single domains."""
+    temperature: float = Field(default=0.0625, gt=0)
+    """Of the cosines in ``contrast`` and ``classify``."""
+    steps: int = Field(default=2000, ge=1)
+    """Batches in all."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Largest step of AdamW."""
+    validate_every: int = Field(default=500, ge=1)
+    """Steps between validations."""
+    seed: int = 0
+    """Of the first weights and of every step."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.objective in ("contrast", "contrast_paper") and self.per_type < 2:
+            raise ValueError(f"{self.objective} needs per_type of 2 or more")
+        try:
+            self.tower_config()
+            self.corruption()
+        except (ConfigError, TypeError) as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def tower_config(self) -> AtomTowerConfig:
+        """The sizes of the tower."""
+        return AtomTowerConfig.from_json(self.tower)
+
+    def corruption(self) -> Corruption:
+        """How structures are disturbed."""
+        return Corruption(**self.disturbed)
+
+    def fit_settings(self) -> FitSettings:
+        """The schedule."""
+        return FitSettings(
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            warm_up=50,
+            average=0.998,
+            validate_every=self.validate_every,
+            seed=self.seed,
         )
 
 
@@ -224,20 +298,24 @@ class RecogniseTrainConfig(Config):
         )
 
 
-def read_train_config(path: Path | str) -> TrainConfig | EnhanceTrainConfig | RecogniseTrainConfig:
-    """Settings of a tower, of the enhancing or of the secondary-structure network, as the file's objective says."""
-    match AnyObjective.read(path).objective:
+def read_train_config(path: Path | str) -> TrainConfig | AtomTrainConfig | EnhanceTrainConfig | RecogniseTrainConfig:
+    """Settings of a tower, of the enhancing or of the secondary-structure network, as kind and objective say."""
+    values = AnyObjective.read(path)
+    match values.objective:
         case "enhance":
             return EnhanceTrainConfig.read(path)
         case "recognise":
             return RecogniseTrainConfig.read(path)
-    return TrainConfig.read(path)
+    return AtomTrainConfig.read(path) if values.kind == "atom" else TrainConfig.read(path)
 
 
 class AnyObjective(Config):
-    """The one key by which the kinds of settings differ."""
+    """The keys by which the kinds of settings differ."""
 
     model_config = ConfigDict(extra="ignore")
+
+    kind: str = ""
+    """What is trained."""
 
     objective: str = ""
     """What is trained for."""

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoscan.embedding import Embedder
+from cryoscan.embedding import Embedder, unit_rows
 from cryoscan.metrics import mean_reciprocal_rank, top_k, wilson_interval
 from cryoscan.train.conditions import CONDITIONS, ViewConfig
 from cryoscan.train.kinship import TYPE, Kinship
-from cryoscan.train.library import AtomLibrary, Split
+from cryoscan.train.library import Anchor, AtomLibrary, Split
 from cryoscan.train.views import simulate_views
 from cryoscan.units import Angstrom
 
@@ -99,14 +99,93 @@ def evaluate(
         _embedded(embedders, library, bank, replace(clean, resolution_A=(size, size)), rng=rng) for size in _BANK_A
     ]
     queries = asked.repeat(views)
-    kin = Kinship(library.anchors).to(library.device).depths(queries, bank)
     found: list[Outcome] = []
     for condition, config in conditions.items():
         vectors = _embedded(embedders, library, queries, config, rng=rng)
         for name in embedders:
             cosines = np.max([vectors[name] @ entries[name].T for entries in banks], axis=0)
-            found += _outcomes(name, condition, cosines, kin.cpu().numpy(), bank.cpu().numpy(), library, split)
+            found += outcomes_of(
+                name, condition, cosines, queries=queries, bank=bank, anchors=library.anchors, split=split
+            )
     return found
+
+
+def among_structures(
+    name: str,
+    condition: str,
+    vectors: np.ndarray,
+    structures: np.ndarray,
+    *,
+    queries: Tensor,
+    anchors: Sequence[Anchor],
+    split: Split,
+) -> list[Outcome]:
+    """Ask for held-out domains among the vectors of structures: of all typed ones of training, and of the held-out.
+
+    Parameters
+    ----------
+    name, condition : str
+        As of `Outcome`.
+    vectors : float array, `q k`
+        Of the queries; unit rows.
+    structures : float array, `d k`
+        Of all anchors; unit rows.
+    queries : int64 tensor, `q`
+        Anchor of each query, of `split`.
+    anchors : sequence of Anchor
+        All `d`.
+    split : str
+    """
+    known = [i for i, anchor in enumerate(anchors) if anchor.split == "train" and anchor.types]
+    asked = [i for i, anchor in enumerate(anchors) if anchor.split == split]
+    bank = torch.tensor([*known, *asked], dtype=torch.int64)
+    cosines = vectors @ structures[bank.numpy()].T
+    return outcomes_of(name, condition, cosines, queries=queries, bank=bank, anchors=anchors, split=split)
+
+
+def outcomes_of(
+    name: str,
+    condition: str,
+    cosines: np.ndarray,
+    *,
+    queries: Tensor,
+    bank: Tensor,
+    anchors: Sequence[Anchor],
+    split: Split,
+) -> list[Outcome]:
+    """Ranks of the domain itself among all, and of its type among those trained on; ties count against.
+
+    Parameters
+    ----------
+    name, condition : str
+        As of `Outcome`.
+    cosines : float array, `q n`
+        Of each query to each of the bank.
+    queries, bank : int64 tensors, `q` and `n`
+        Indices into `anchors`.
+    anchors : sequence of Anchor
+    split : str
+        Of the queries.
+    """
+    kin = Kinship(anchors).depths(queries.cpu(), bank.cpu()).numpy()
+    itself = np.where(kin > TYPE, cosines, _NEVER).max(axis=1)
+    own = (cosines >= itself[:, None]).sum(axis=1)
+    trained = np.array([anchors[index].split != split for index in bank.tolist()])
+    names = [anchors[index].types for index in bank.tolist()]
+    types = sorted({types[0] for types, is_trained in zip(names, trained, strict=True) if is_trained})
+    place = {type_: index for index, type_ in enumerate(types)}
+    entries = np.flatnonzero(trained)
+    owners = np.array([place[names[entry][0]] for entry in entries])
+    order = np.argsort(owners, kind="stable")
+    starts = np.searchsorted(owners[order], np.arange(len(types)))
+    by_type = np.maximum.reduceat(cosines[:, entries[order]], starts, axis=1)
+    right = np.where((kin == TYPE) & trained, cosines, _NEVER).max(axis=1)
+    possible = right > _NEVER
+    ranks = (by_type[possible] >= right[possible, None]).sum(axis=1)
+    return [
+        Outcome(name, condition, question, len(found), choices, _counted(found), mean_reciprocal_rank(found))
+        for question, found, choices in (("type", ranks, len(types)), ("domain", own, len(bank)))
+    ]
 
 
 def numbers_of(outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -117,6 +196,20 @@ def numbers_of(outcomes: Sequence[Outcome]) -> dict[str, float]:
         for top, found in zip(TOPS, one.found, strict=True)
         if top != TOPS[1]
     }
+
+
+def modal_gap(vectors: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """How far the vectors of densities are from those of their structures, both `n k` as they leave the networks.
+
+    Returns
+    -------
+    dict
+        ``gap/raw``: mean over domains and components of the squared difference, which CryoDomain reports to fall from
+        3.56 to 0.24 (fig. 6), and which depends on how long vectors are. ``gap/unit``: mean over domains of the squared
+        distance of unit vectors, 2 − 2 cos; 2 if they have nothing to do with each other.
+    """
+    apart = unit_rows(vectors) - unit_rows(targets)
+    return {"gap/raw": float(np.square(vectors - targets).mean()), "gap/unit": float(np.square(apart).sum(1).mean())}
 
 
 def collapse(vectors: np.ndarray, *, neighbours: int = 10) -> dict[str, float]:
@@ -187,36 +280,6 @@ def _embedded(
         for name, embedder in embedders.items():
             parts[name].append(embedder.embed(windows))
     return {name: np.concatenate(part) for name, part in parts.items()}
-
-
-def _outcomes(
-    name: str,
-    condition: str,
-    cosines: np.ndarray,
-    kin: np.ndarray,
-    bank: np.ndarray,
-    library: AtomLibrary,
-    split: Split,
-) -> list[Outcome]:
-    """Ranks of the domain itself among all, and of its type among those trained on; ties count against."""
-    itself = np.where(kin > TYPE, cosines, _NEVER).max(axis=1)
-    own = (cosines >= itself[:, None]).sum(axis=1)
-    trained = np.array([library.anchors[index].split != split for index in bank])
-    names = [library.anchors[index].types for index in bank]
-    types = sorted({types[0] for types, is_trained in zip(names, trained, strict=True) if is_trained})
-    place = {type_: index for index, type_ in enumerate(types)}
-    entries = np.flatnonzero(trained)
-    owners = np.array([place[names[entry][0]] for entry in entries])
-    order = np.argsort(owners, kind="stable")
-    starts = np.searchsorted(owners[order], np.arange(len(types)))
-    by_type = np.maximum.reduceat(cosines[:, entries[order]], starts, axis=1)
-    right = np.where((kin == TYPE) & trained, cosines, _NEVER).max(axis=1)
-    possible = right > _NEVER
-    ranks = (by_type[possible] >= right[possible, None]).sum(axis=1)
-    return [
-        Outcome(name, condition, question, len(found), choices, _counted(found), mean_reciprocal_rank(found))
-        for question, found, choices in (("type", ranks, len(types)), ("domain", own, len(bank)))
-    ]
 
 
 def _counted(ranks: np.ndarray) -> tuple[int, ...]:

@@ -2,11 +2,15 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from cryoscan.train.library import Anchor, AtomLibrary, Split
+
+if TYPE_CHECKING:  # reading structures needs more than a machine that only trains on densities has
+    from cryoscan.train.folds import FoldLibrary
 
 LEVELS = 4
 """Levels of CATH (class, architecture, topology, superfamily) and SCOPe (class, fold, superfamily, family)."""
@@ -64,6 +68,16 @@ class Kinship:
         within_BN = (codes_DS[anchors_B][:, :, None] == nodes_N).any(dim=1).to(torch.float32)
         return nodes_N, within_BN / within_BN.sum(dim=1, keepdim=True).clamp_min(1)
 
+    def numbered(self) -> list[Tensor]:
+        """For each classification that is there: number of each domain's node within its level, int64 `d 4`, or −1."""
+        found = []
+        for codes_DL in self._codes_DSL.unbind(dim=1):
+            if (codes_DL >= 0).any():
+                nodes = [torch.unique(codes_D[codes_D >= 0]) for codes_D in codes_DL.unbind(dim=1)]
+                placed = [torch.searchsorted(n, c) for n, c in zip(nodes, codes_DL.T.contiguous(), strict=True)]
+                found.append(torch.where(codes_DL >= 0, torch.stack(placed, dim=1), -1))
+        return found
+
     def codes(self, anchors_B: Tensor) -> Tensor:
         """Scheme and nodes in one classification of each domain, int64 `b 5`; CATH before SCOPe.
 
@@ -84,14 +98,20 @@ class Sampler:
 
     Parameters
     ----------
-    library : AtomLibrary
+    library : AtomLibrary or FoldLibrary
     split : str
     cap : int
         1 draws all types equally often.
+    typed : bool
+        Whether domains without a type are left out.
     """
 
-    def __init__(self, library: AtomLibrary, *, split: Split = "train", cap: int = 4) -> None:
-        self._anchors_N = library.anchors_of(split)
+    def __init__(
+        self, library: "AtomLibrary | FoldLibrary", *, split: Split = "train", cap: int = 4, typed: bool = False
+    ) -> None:
+        chosen = library.anchors_of(split)
+        kept = [not typed or bool(library.anchors[int(index)].types) for index in chosen]
+        self._anchors_N = chosen[torch.tensor(kept, dtype=torch.bool, device=chosen.device)]
         types = [library.anchors[int(index)] for index in self._anchors_N]
         names = [anchor.types[0] if anchor.types else anchor.id for anchor in types]
         counts, places = Counter(names), {name: place for place, name in enumerate(sorted(set(names)))}

@@ -51,6 +51,13 @@ class Anchor:
     split: Split
 
 
+def anchor_of(values: Sequence[object]) -> Anchor:
+    """The anchor whose fields were written as a list."""
+    id_, types, cluster, chain, ranges, split = values
+    pairs = tuple((int(first), int(last)) for first, last in ranges)  # type: ignore[attr-defined]
+    return Anchor(str(id_), tuple(types), str(cluster), str(chain), pairs, split)  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AtomLibrary:
     """Heavy atoms of many chains and where the anchors lie in them; made by `AtomLibrary.of_chains`.
@@ -151,7 +158,7 @@ class AtomLibrary:
                 if header["format"] != _FORMAT or header["version"] != _VERSION:
                     raise ValueError(f"{header['format']}, version {header['version']}")
                 arrays = {name: archive[name] for name in _ARRAYS}
-            anchors = tuple(_anchor(values) for values in header["anchors"])
+            anchors = tuple(anchor_of(values) for values in header["anchors"])
             arrays["steps"] = np.cumsum(arrays["steps"], axis=0, dtype=np.int16)
             return cls._of_arrays(tuple(header["chains"]), anchors, arrays).to(device)
         except (OSError, EOFError, KeyError, TypeError, ValueError, IndexError, zipfile.BadZipFile) as error:
@@ -311,9 +318,3 @@ def _placed(key: str, place: dict[str, int]) -> int:
             "expected a chain of the library", got=f"'{key}'", hint="Give the chain's atoms, or leave the anchor out."
         )
     return place[key]
-
-
-def _anchor(values: Sequence[object]) -> Anchor:
-    id_, types, cluster, chain, ranges, split = values
-    pairs = tuple((int(first), int(last)) for first, last in ranges)  # type: ignore[attr-defined]
-    return Anchor(str(id_), tuple(types), str(cluster), str(chain), pairs, split)  # type: ignore[arg-type]

@@ -122,9 +122,11 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate = learning_rate(settings, step)
             batch = draw(step, generator(settings.seed, step, 0, device=device))
-            loss, numbers = objective(pupil, batch, generator(settings.seed, step, 1))
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
+                torch.manual_seed(generator(settings.seed, step, 2).initial_seed())
+                loss, numbers = objective(pupil, batch, generator(settings.seed, step, 1))
+                loss.backward()  # type: ignore[no-untyped-call]
             slope = torch.nn.utils.clip_grad_norm_(pupil.parameters(), settings.clip).item()
             if not math.isfinite(slope + loss.item()):
                 _refuse_not_finite(step, loss.item(), slope, folder)

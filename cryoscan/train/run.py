@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cryoscan.embedding import Embedder
+from cryoscan.embedding import Embedder, unit_rows
 from cryoscan.errors import MismatchError, MissingFileError
-from cryoscan.models.checkpoint import load_tower, save_tower
+from cryoscan.models.atom_tower import raw_vectors
+from cryoscan.models.checkpoint import load_atom_tower, load_tower, save_tower
 from cryoscan.models.cleaned import CleanedEmbedder
 from cryoscan.models.density_tower import DensityTower, TowerConfig
 from cryoscan.models.invariant import InvariantEmbedder
@@ -22,12 +23,12 @@ from cryoscan.provenance import Provenance, fingerprint_arrays, fingerprint_file
 from cryoscan.train import objectives
 from cryoscan.train.card import draw_curves, write_card
 from cryoscan.train.conditions import CONDITIONS
-from cryoscan.train.evaluate import Outcome, collapse, evaluate, numbers_of
+from cryoscan.train.evaluate import Outcome, among_structures, collapse, evaluate, modal_gap, numbers_of
 from cryoscan.train.kinship import Kinship, Sampler
-from cryoscan.train.library import AtomLibrary
+from cryoscan.train.library import AtomLibrary, Split
 from cryoscan.train.loop import TrainEvent, fit, generator
 from cryoscan.train.objectives import Numbers, Objective, Pupil
-from cryoscan.train.state import CURVES
+from cryoscan.train.state import CURVES, log_row, read_curves
 from cryoscan.train.views import Views, simulate_views
 
 if TYPE_CHECKING:  # reading YAML needs more than a machine that only trains has
@@ -40,6 +41,9 @@ LIBRARY, PROVENANCE, WEIGHTS, CARD, PICTURE = (
     "card.md",
     "curves.png",
 )
+TARGETS = "targets.npy"
+_ALIGNED = ("clean_6A", "clean_10A", "noise", "missing_30", "neighbours_molecular_3A")
+_APIECE = 64  # windows at a time
 _WATCHED = ("clean_6A", "missing_30", "neighbours_sphere", "neighbours_molecular_3A", "hard")
 _APART = 5  # steps between those in which a view is used: its neighbours in a batch change
 _SMALL_BANK = 600  # domains that are watched during a run: a validation takes seconds, not minutes
@@ -96,18 +100,24 @@ def train(
     inputs = {"library": fingerprint_library(library)}
     if config.start_from is not None:
         inputs["start_from"] = fingerprint_file(config.start_from)
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"start_from"})
+    if config.atom_weights is not None:
+        inputs["atom_weights"] = fingerprint_file(config.atom_weights)
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"start_from", "atom_weights"})
     provenance = same_run(folder, Provenance("cryoscan train", settings, inputs, config.seed))
+    atoms_DK = None if config.atom_weights is None else atom_targets(config, library, folder, data)
     library = library.to(device)
-    pupil = build_pupil(config, library).to(device)
+    pupil = build_pupil(config, library, atoms_DK).to(device)
     kinship = Kinship(library.anchors).to(device)
+    if atoms_DK is not None and not (folder / CURVES).exists():
+        _, gap = evaluate_alignment(pupil.eval(), library, conditions=(), device=device)
+        log_row(folder / CURVES, 0, {f"validation/{name}": value for name, value in gap.items()})
     events = fit(
         pupil,
         objective_of(config, kinship),
         SeenAgain(config, library),
         config.fit_settings(),
         folder,
-        validate=functools.partial(_watch, config, library, device),
+        validate=_validation(config, library, device),
         until=until,
     )
     for event in events:
@@ -116,13 +126,26 @@ def train(
             return
     save_tower(pupil.tower, folder / WEIGHTS, provenance=provenance)
     draw_curves(folder / CURVES, folder / PICTURE)
-    outcomes = evaluate(embedders_of(config, pupil, device), library)
-    write_card(folder / CARD, provenance=provenance, library=library, outcomes=outcomes, tower=pupil.tower.config)
+    remarks: list[str] = []
+    outcomes: list[Outcome] = []
+    if atoms_DK is not None:
+        outcomes, _ = evaluate_alignment(pupil, library, views=2, device=device)
+        remarks.append(_closer(folder / CURVES))
+    elif config.judged:
+        outcomes = evaluate(embedders_of(config, pupil, device), library)
+    write_card(
+        folder / CARD,
+        provenance=provenance,
+        anchors=library.anchors,
+        outcomes=outcomes,
+        tower=pupil.tower.config,
+        remarks=remarks,
+    )
     yield TrainFinished(folder / WEIGHTS, folder / CARD, tuple(outcomes))
 
 
-def build_pupil(config: "TrainConfig", library: AtomLibrary) -> Pupil:
-    """A tower with its first weights, and targets if the objective has any."""
+def build_pupil(config: "TrainConfig", library: AtomLibrary, atoms_DK: torch.Tensor | None = None) -> Pupil:
+    """A tower with its first weights, and targets if the objective has any: `atoms_DK`, or others."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         sizes = config.tower_config()
@@ -142,6 +165,8 @@ def build_pupil(config: "TrainConfig", library: AtomLibrary) -> Pupil:
         rng = torch.Generator().manual_seed(config.seed)
         nodes = Kinship(library.anchors).nodes
         return Pupil(tower, 0.05 * torch.randn(nodes, sizes.dim, generator=rng), frozen=False)
+    if atoms_DK is not None:
+        return Pupil(tower, atoms_DK)
     targets_DK = invariant_targets(library, tower.config)
     return Pupil(tower, targets_DK, frozen=config.objective == "align_paper" or config.targets == "invariant")
 
@@ -237,6 +262,98 @@ def invariant_targets(library: AtomLibrary, tower: TowerConfig | ShapeTowerConfi
     return torch.nn.functional.normalize(targets_DK, dim=1)
 
 
+def atom_targets(config: "TrainConfig", library: AtomLibrary, folder: Path, data: Path | str | None) -> torch.Tensor:
+    """What an AtomTower says of all domains, `domains dim`, as it leaves the network; kept in the run's folder.
+
+    Raises
+    ------
+    MismatchError
+        If its vectors are of another length than the tower's, or the folder's are of other domains.
+    MissingFileError
+        If neither the folder has the vectors nor data are given.
+    """
+    path = folder / TARGETS
+    if not path.exists():
+        assert config.atom_weights is not None
+        atoms = load_atom_tower(config.atom_weights)
+        _same_length(config, atoms.dim, config.atom_weights)
+        if data is None:
+            raise MissingFileError(
+                f"expected the vectors of the domains' structures in {path}, or data",
+                got="neither",
+                hint="Give --data FOLDER, with structures/.",
+            )
+        from cryoscan.train.folds import FoldLibrary  # needs all that reading structures needs
+
+        vectors = raw_vectors(atoms, FoldLibrary.of_folder(data, library.anchors).residues, batch=8)
+        beside = path.with_name(f".{path.name}")
+        np.save(beside, vectors, allow_pickle=False)
+        beside.replace(path)
+    targets = np.load(path, allow_pickle=False)
+    if targets.ndim != 2 or len(targets) != len(library.anchors):
+        raise MismatchError(
+            f"expected a vector for each of {len(library.anchors)} domains in {path}",
+            got=f"an array of {targets.shape}",
+            hint="Train in another folder.",
+        )
+    _same_length(config, targets.shape[1], path)
+    return torch.from_numpy(targets)
+
+
+def evaluate_alignment(
+    pupil: Pupil,
+    library: AtomLibrary,
+    *,
+    split: Split = "validation",
+    conditions: Sequence[str] = _ALIGNED,
+    views: int = 1,
+    seed: int = 0,
+    device: str = "cpu",
+) -> tuple[list[Outcome], Numbers]:
+    """Ask for held-out domains by their density among structures, and how far apart both vectors of a domain are.
+
+    Parameters
+    ----------
+    pupil : Pupil
+        With a target for each domain, on `device`.
+    library : AtomLibrary
+    split : str
+        Choose settings on ``validation``; ask for ``test`` once, at the end.
+    conditions : sequence of str
+        Names of `CONDITIONS`.
+    views : int
+        Of each held-out domain and condition.
+    seed : int
+        Of all views.
+    device : str
+
+    Returns
+    -------
+    outcomes : list of Outcome
+    gap : dict
+        `modal_gap` of clean views at 6 Å.
+    """
+    assert isinstance(pupil.targets_DK, torch.Tensor), "nothing to be aligned to"
+    tower, targets = pupil.tower, pupil.targets_DK.detach().cpu().numpy()
+    asked = library.anchors_of(split)
+    simulate = functools.partial(
+        simulate_views, library, window=tower.config.window, voxel_size=tower.config.voxel_size_A
+    )
+    rng = torch.Generator(device=library.device).manual_seed(seed)
+    clean = simulate(asked, config=CONDITIONS["clean_6A"], rng=rng)
+    with torch.inference_mode():
+        seen = [tower(part, reconstruct=False)[0] for part in torch.split(clean.density_BZYX, _APIECE)]
+    gap = modal_gap(torch.cat(seen).float().cpu().numpy(), targets[asked.cpu().numpy()])
+    embedder, queries, found = _embedder(pupil, device), asked.repeat(views), []
+    for condition in conditions:
+        drawn = simulate(queries, config=CONDITIONS[condition], rng=rng)
+        vectors = embedder.embed(drawn.density_BZYX.cpu().numpy())
+        found += among_structures(
+            "tower", condition, vectors, unit_rows(targets), queries=queries, anchors=library.anchors, split=split
+        )
+    return found, gap
+
+
 def embedders_of(config: "TrainConfig", pupil: Pupil, device: str) -> dict[str, Embedder]:
     """What is evaluated: the invariant, the tower's vectors, and the invariant of its reconstructions."""
     tower = pupil.tower
@@ -246,11 +363,7 @@ def embedders_of(config: "TrainConfig", pupil: Pupil, device: str) -> dict[str, 
         if config.objective in ("reconstruct", "align") and isinstance(tower, DensityTower):
             found["cleaned"] = CleanedEmbedder(tower, device=device)
     if config.objective != "reconstruct":
-        found["tower"] = (
-            ShapeTowerEmbedder(tower, device=device)
-            if isinstance(tower, ShapeTower)
-            else TowerEmbedder(tower, device=device)
-        )
+        found["tower"] = _embedder(pupil, device)
     return found
 
 
@@ -260,6 +373,44 @@ def embedders_of(config: "TrainConfig", pupil: Pupil, device: str) -> dict[str, 
 def _together(parts: Sequence[Views]) -> Views:
     names = Views.__dataclass_fields__
     return Views(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+
+def _embedder(pupil: Pupil, device: str) -> ShapeTowerEmbedder | TowerEmbedder:
+    tower = pupil.tower
+    if isinstance(tower, ShapeTower):
+        return ShapeTowerEmbedder(tower, device=device)
+    return TowerEmbedder(tower, device=device)
+
+
+def _same_length(config: "TrainConfig", length: int, path: Path) -> None:
+    dim = config.tower_config().dim
+    if length != dim:
+        raise MismatchError(
+            f"expected vectors of structures of {dim} numbers, as the tower gives",
+            got=f"{length} in {path}",
+            hint="Set `dim` of the tower to that of the AtomTower, or take other weights.",
+        )
+
+
+def _validation(config: "TrainConfig", library: AtomLibrary, device: str) -> Callable[[Pupil], Numbers] | None:
+    if config.targets == "atoms":
+        return functools.partial(_watch_alignment, library, device)
+    return functools.partial(_watch, config, library, device) if config.judged else None
+
+
+def _watch_alignment(library: AtomLibrary, device: str, pupil: Pupil) -> Numbers:
+    """A quick validation against structures, which need not be simulated."""
+    outcomes, gap = evaluate_alignment(pupil, library, device=device)
+    return numbers_of(outcomes) | gap
+
+
+def _closer(curves: Path) -> str:
+    found = read_curves(curves)
+    raw, unit = ([values[0], values[-1]] for _, values in (found[f"validation/gap/{how}"] for how in ("raw", "unit")))
+    return (
+        "Mean squared difference of the vectors of density and structure of a validation domain: before and after, "
+        f"raw, by component, {raw[0]:.4f} and {raw[1]:.4f}; of unit length, in all, {unit[0]:.3f} and {unit[1]:.3f}."
+    )
 
 
 def _watch(config: "TrainConfig", library: AtomLibrary, device: str, pupil: Pupil) -> Numbers:
