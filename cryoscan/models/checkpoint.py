@@ -1,7 +1,6 @@
 """The file of a network: weights as safetensors, and in the header what they are and where they come from."""
 
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -67,20 +66,15 @@ def save_atom_tower(
     _write(tower, Path(path), provenance=provenance, half_precision=half_precision)
 
 
-def shipped_atom_tower() -> Path:
-    """File of the tower of structures that ships with the package; its card is beside it."""
-    return Path(str(files("cryoscan"))) / "weights" / "atom_tower.safetensors"
-
-
-def load_atom_tower(path: Path | str | None = None) -> AtomTower:
-    """Read a tower of structures, ready for evaluation; None = the one that ships.
+def load_atom_tower(path: Path | str) -> AtomTower:
+    """Read a tower of structures, ready for evaluation.
 
     Raises
     ------
     FormatError
         If the file is damaged, of another kind or version, or its weights do not fit its configuration.
     """
-    network = _load(shipped_atom_tower() if path is None else Path(path), _ATOMS)
+    network = _load(Path(path), _ATOMS)
     assert isinstance(network, AtomTower)
     return network
 
