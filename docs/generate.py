@@ -20,6 +20,10 @@ CONFIG_CLASSES = {
         "cryoscan.train.config",
         "EnhanceTrainConfig",
     ),
+    "Training the network that tells helices and strands apart (`cryoscan train`, objective `recognise`)": (
+        "cryoscan.train.config",
+        "RecogniseTrainConfig",
+    ),
 }
 _SETTINGS = """# Settings
 

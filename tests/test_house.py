@@ -28,6 +28,7 @@ CONFIG_CLASSES = {
     "train": ("cryoscan.train.config", "TrainConfig"),
     "train/enhance": ("cryoscan.train.config", "EnhanceTrainConfig"),
     "train/atom": ("cryoscan.train.config", "AtomTrainConfig"),
+    "train/secondary": ("cryoscan.train.config", "RecogniseTrainConfig"),
     "cryodomain": ("cryoscan.train.config", "TrainConfig"),
     "cryodomain/atom": ("cryoscan.train.config", "AtomTrainConfig"),
 }
