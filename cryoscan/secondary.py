@@ -6,6 +6,7 @@ from cryoscan.structure import Structure
 
 COIL, HELIX, STRAND = range(3)
 """Kinds of residues."""
+KINDS = ("coil", "helix", "strand")
 
 _SHORTEST = {HELIX: 5, STRAND: 3}  # residues
 _REACH = 4  # residues over which distances are looked at

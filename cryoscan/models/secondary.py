@@ -19,11 +19,8 @@ from torch import Tensor, nn
 from cryoscan.errors import ConfigError
 from cryoscan.models.bias_free import NormedConv, ResidualBlock
 from cryoscan.provenance import fingerprint_arrays
-from cryoscan.units import Angstrom, Voxels
-
-KINDS = 3
-"""Coil, helix, strand, as in `cryoscan.secondary`."""
-_PERIOD: Voxels = 8
+from cryoscan.secondary import HELIX, KINDS, STRAND
+from cryoscan.units import Angstrom
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +87,7 @@ class SecondaryNet(nn.Module):
         pairs = list(itertools.pairwise(widths))
         self.shrink = nn.ModuleList(NormedConv(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.grow = nn.ModuleList(NormedConv(coarse, fine, 2, stride=2, transposed=True) for fine, coarse in pairs)
-        self.tell = nn.ConvTranspose3d(widths[0], KINDS, 4, stride=2, padding=1)
+        self.tell = nn.ConvTranspose3d(widths[0], len(KINDS), 4, stride=2, padding=1)
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # missing in its stub
 
     def forward(self, x_BZYX: Tensor) -> Tensor:
@@ -120,7 +117,7 @@ class SecondaryNet(nn.Module):
     def signed(self, x_BZYX: Tensor) -> Tensor:
         """Density of helices less that of strands, `b z y x`."""
         p_BCZYX = torch.softmax(self(x_BZYX), dim=1)
-        return x_BZYX * (p_BCZYX[:, 1] - p_BCZYX[:, 2])
+        return x_BZYX * (p_BCZYX[:, HELIX] - p_BCZYX[:, STRAND])
 
 
 def _stack(width: int, blocks: int) -> nn.Sequential:

@@ -12,6 +12,7 @@ from torch import Tensor
 from cryoscan.models.checkpoint import save_secondary
 from cryoscan.models.secondary import SecondaryNet
 from cryoscan.provenance import Provenance, write_atomically
+from cryoscan.secondary import KINDS
 from cryoscan.train.conditions import CONDITIONS
 from cryoscan.train.kinship import Sampler
 from cryoscan.train.library import AtomLibrary
@@ -29,7 +30,6 @@ _LEAST_DENSITY = 0.03  # of the largest: below, no kind is known
 _WATCHED = ("clean_6A", "clean_10A", "neighbours_no_mask", "hard")
 _ALL = 10**6  # held-out domains of both halves: settings of searching are chosen on one of them
 _SOME = 64  # domains that a validation looks at
-_NAMES = ("coil", "helix", "strand")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +150,9 @@ def watch(library: AtomLibrary, network: SecondaryNet) -> Numbers:
         first_BZYX = network(views.density_BZYX).argmax(dim=1)
         share_BCZYX, weight_BZYX = _told(views)
         of_kind_C = (share_BCZYX * weight_BZYX[:, None]).sum((0, 2, 3, 4))
-        right_C = torch.stack([(share_BCZYX[:, k] * weight_BZYX)[first_BZYX == k].sum() for k in range(len(_NAMES))])
+        right_C = torch.stack([(share_BCZYX[:, k] * weight_BZYX)[first_BZYX == k].sum() for k in range(len(KINDS))])
         numbers[f"{name}/right"] = float(right_C.sum() / of_kind_C.sum())
-        for kind, right, all_ in zip(_NAMES, right_C.tolist(), of_kind_C.tolist(), strict=True):
+        for kind, right, all_ in zip(KINDS, right_C.tolist(), of_kind_C.tolist(), strict=True):
             numbers[f"{name}/{kind}"] = right / max(all_, 1e-9)
             numbers[f"{name}/share_{kind}"] = all_ / float(of_kind_C.sum())
     return numbers
@@ -174,7 +174,7 @@ def _write_card(path: Path, provenance: Provenance, library: AtomLibrary, last: 
         f"| {name} | "
         + " | ".join(
             f"{100 * last[f'validation/{name}/{key}']:.0f}"
-            for key in ("right", *_NAMES, *(f"share_{kind}" for kind in _NAMES))
+            for key in ("right", *KINDS, *(f"share_{kind}" for kind in KINDS))
         )
         + " |"
         for name in _WATCHED
