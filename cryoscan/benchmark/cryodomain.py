@@ -30,9 +30,10 @@ from cryoscan.models.residues import collate
 from cryoscan.provenance import Provenance, fingerprint_file
 from cryoscan.train.conditions import CONDITIONS, ViewConfig
 from cryoscan.train.evaluate import modal_gap
+from cryoscan.train.folder import LIBRARY, PROVENANCE
 from cryoscan.train.folds import FoldLibrary
 from cryoscan.train.library import Anchor, AtomLibrary
-from cryoscan.train.run import LIBRARY, PROVENANCE, TARGETS, WEIGHTS
+from cryoscan.train.run import TARGETS, WEIGHTS
 from cryoscan.train.views import simulate_views
 from cryoscan.units import Angstrom
 

@@ -37,8 +37,9 @@ def train(
     from cryoscan.train.atom_run import train_atoms
     from cryoscan.train.card import results_table
     from cryoscan.train.config import AtomTrainConfig, EnhanceTrainConfig, RecogniseTrainConfig, read_train_config
-    from cryoscan.train.enhance_run import EnhancerTrained, train_enhancer
-    from cryoscan.train.recognition import RecogniserTrained, train_recogniser
+    from cryoscan.train.enhance_run import train_enhancer
+    from cryoscan.train.folder import NetworkTrained
+    from cryoscan.train.recognition import train_recogniser
     from cryoscan.train.run import TrainFinished
     from cryoscan.train.run import train as run
 
@@ -57,9 +58,9 @@ def train(
     except KeyboardInterrupt:
         show.note("Stopped. Give the same command again to go on from the last checkpoint.")
         raise typer.Exit(130) from None
-    finished = isinstance(last, TrainFinished | EnhancerTrained | RecogniserTrained)
+    finished = isinstance(last, TrainFinished | NetworkTrained)
     about: dict[str, Any] = {"output": str(output), "finished": finished}
-    if isinstance(last, EnhancerTrained | RecogniserTrained):
+    if isinstance(last, NetworkTrained):
         about |= {"weights": str(last.weights), "watched": last.watched}
         text = f"{last.weights}: described in {last.card}"
     elif isinstance(last, TrainFinished):

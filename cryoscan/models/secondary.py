@@ -9,7 +9,7 @@ fold alike, so that this can be learned from a few thousand chains (after Emap2s
 
 import functools
 import itertools
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from typing import Any
 
@@ -21,6 +21,8 @@ from cryoscan.models.bias_free import NormedConv, ResidualBlock
 from cryoscan.provenance import fingerprint_arrays
 from cryoscan.secondary import HELIX, KINDS, STRAND
 from cryoscan.units import Angstrom
+
+_APART = 0.1  # of the spread of a kernel: what tells copies of a channel apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,55 @@ class SecondaryNet(nn.Module):
         """Density of helices less that of strands, `b z y x`."""
         p_BCZYX = torch.softmax(self(x_BZYX), dim=1)
         return x_BZYX * (p_BCZYX[:, HELIX] - p_BCZYX[:, STRAND])
+
+    @torch.no_grad()
+    def widened(self, channels: int, *, rng: torch.Generator) -> "SecondaryNet":
+        """A network of more channels that begins where this one stands: channels are repeated, a little apart.
+
+        Parameters
+        ----------
+        channels : int
+            Of the wider network; as many as here gives a copy.
+        rng : torch.Generator
+            Of what tells the copies apart.
+
+        Raises
+        ------
+        ConfigError
+            If it is to be narrower.
+
+        References
+        ----------
+        Chen, Goodfellow & Shlens 2016, ICLR, arXiv 1511.05641, section 2.2.
+        """
+        if channels < self.config.channels:
+            raise ConfigError(
+                f"expected at least the {self.config.channels} channels of the network that is begun with",
+                got=str(channels),
+                hint="Ask for more channels, or begin with another network.",
+            )
+        wide = SecondaryNet(replace(self.config, channels=channels))
+        apart = _APART if channels > self.config.channels else 0.0
+        for old, new in zip(self.modules(), wide.modules(), strict=True):
+            if isinstance(old, NormedConv) and isinstance(new, NormedConv):
+                new.weight.copy_(_repeated(old.weight, new.weight, inputs=0 if old.transposed else 1))
+                place = torch.arange(len(new.gain)) % len(old.gain)
+                new.gain.copy_(old.gain[place])
+                new.mean_square.copy_(old.mean_square[place])
+            elif isinstance(old, nn.ConvTranspose3d) and isinstance(new, nn.ConvTranspose3d):
+                new.load_state_dict(old.state_dict() | {"weight": _repeated(old.weight, new.weight, inputs=0)})
+        for kernel in wide.parameters():
+            if kernel.ndim == 5:
+                kernel.add_(apart * kernel.std() * torch.randn(kernel.shape, generator=rng))
+        return wide
+
+
+def _repeated(old: Tensor, new: Tensor, *, inputs: int) -> Tensor:
+    """A kernel for more channels: outputs again and again; what comes in several times counts as once."""
+    places = [torch.arange(many) % few for few, many in zip(old.shape[:2], new.shape[:2], strict=True)]
+    times = torch.bincount(places[inputs])[places[inputs]].float()
+    shares = times[:, None] if inputs == 0 else times[None, :]
+    return old[places[0]][:, places[1]] / shares[..., None, None, None]
 
 
 def _stack(width: int, blocks: int) -> nn.Sequential:

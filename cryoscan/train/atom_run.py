@@ -16,11 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cryoscan.embedding import unit_rows
-from cryoscan.errors import MismatchError, MissingFileError
 from cryoscan.models.atom_tower import AtomTower, embed_residues
 from cryoscan.models.checkpoint import load_atom_tower, save_atom_tower
 from cryoscan.models.residues import Residues, collate
-from cryoscan.provenance import Provenance, fingerprint_file
 from cryoscan.train.atom_objectives import (
     Corruption,
     Prototypes,
@@ -34,12 +32,13 @@ from cryoscan.train.atom_objectives import (
 )
 from cryoscan.train.card import draw_curves, write_card
 from cryoscan.train.evaluate import Outcome, among_structures, collapse, numbers_of
+from cryoscan.train.folder import CARD, PICTURE, begun, data_to_begin, first_weights, to_the_end
 from cryoscan.train.folds import FoldLibrary
 from cryoscan.train.kinship import Kinship, Sampler
 from cryoscan.train.library import Split
 from cryoscan.train.loop import TrainEvent, fit
 from cryoscan.train.objectives import Numbers
-from cryoscan.train.run import CARD, PICTURE, TrainFinished, same_run
+from cryoscan.train.run import TrainFinished
 from cryoscan.train.state import CURVES
 
 if TYPE_CHECKING:
@@ -117,11 +116,7 @@ def train_atoms(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     folds = folds_of_run(folder, data)
-    inputs = {"library": folds.fingerprint}
-    if config.start_from is not None:
-        inputs["start_from"] = fingerprint_file(config.start_from)
-    settings = config.model_dump(mode="json", exclude={"start_from"})
-    provenance = same_run(folder, Provenance("cryoscan train", settings, inputs, config.seed))
+    provenance = begun(folder, config, folds.fingerprint, start_from=config.start_from)
     nodes = Kinship(folds.anchors).numbered() if config.objective == "classify" else []
     pupil = build_atom_pupil(config, nodes).to(device)
     events = fit(
@@ -133,10 +128,8 @@ def train_atoms(
         validate=functools.partial(_watch, config, folds, device),
         until=until,
     )
-    for event in events:
-        yield event
-        if event.stopped:
-            return
+    if not (yield from to_the_end(events)):
+        return
     save_atom_tower(pupil.tower, folder / WEIGHTS, provenance=provenance)
     draw_curves(folder / CURVES, folder / PICTURE)
     outcomes = evaluate_structures(pupil.tower, folds, device=device)
@@ -160,14 +153,9 @@ def folds_of_run(folder: Path, data: Path | str | None) -> FoldLibrary:
     """The structures in a run's folder, or those of a data folder, divided as for towers of densities and put there."""
     path = folder / FOLDS
     if not path.exists():
-        if data is None:
-            raise MissingFileError(
-                f"expected a run in {folder}, or data to begin one",
-                got="neither",
-                hint="Give --data FOLDER, with structures/ and labels/.",
-            )
         from cryoscan.train.split import read_library
 
+        data = data_to_begin(folder, data)
         library, _ = read_library(data)
         FoldLibrary.of_folder(data, library.anchors).save(path)
     return FoldLibrary.load(path)
@@ -175,18 +163,8 @@ def folds_of_run(folder: Path, data: Path | str | None) -> FoldLibrary:
 
 def build_atom_pupil(config: "AtomTrainConfig", nodes: Sequence[Tensor]) -> AtomPupil:
     """A tower with its first weights, and prototypes for the nodes of `Kinship.numbered`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        tower = AtomTower(config.tower_config())
-    if config.start_from is not None:
-        before = load_atom_tower(config.start_from)
-        if before.config != tower.config:
-            raise MismatchError(
-                "expected weights of a tower of the same sizes",
-                got=f"{before.config} in {config.start_from}",
-                hint="Give the same sizes under `tower`.",
-            )
-        tower.load_state_dict(before.state_dict())
+    sizes = config.tower_config()
+    tower = first_weights(AtomTower, sizes, seed=config.seed, load=load_atom_tower, start_from=config.start_from)
     counts = [[int(node) + 1 for node in nodes_DL.amax(dim=0)] for nodes_DL in nodes]
     return AtomPupil(tower, counts, rng=torch.Generator().manual_seed(config.seed))
 

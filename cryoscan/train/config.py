@@ -247,6 +247,8 @@ class RecogniseTrainConfig(Config):
     """The kind of every voxel."""
     network: dict[str, Any] = Field(default_factory=dict)
     """Sizes that differ from the defaults of `SecondaryConfig`."""
+    start_from: Path | None = None
+    """Weights of a network to begin with; a narrower one is widened."""
     views: dict[str, Any] = Field(default_factory=dict)
     """What differs from the defaults of `ViewConfig`."""
     hold_out: bool = True
@@ -298,7 +300,10 @@ class RecogniseTrainConfig(Config):
         )
 
 
-def read_train_config(path: Path | str) -> TrainConfig | AtomTrainConfig | EnhanceTrainConfig | RecogniseTrainConfig:
+AnyTrainConfig = TrainConfig | AtomTrainConfig | EnhanceTrainConfig | RecogniseTrainConfig
+
+
+def read_train_config(path: Path | str) -> AnyTrainConfig:
     """Settings of a tower, of the enhancing or of the secondary-structure network, as kind and objective say."""
     values = AnyObjective.read(path)
     match values.objective:

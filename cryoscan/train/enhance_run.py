@@ -19,14 +19,14 @@ from cryoscan.models.checkpoint import save_enhancer
 from cryoscan.models.cryosamu import CryoSamu, Informants
 from cryoscan.models.residue_weighting import batch_of, informants_of
 from cryoscan.models.structure_embedding import StructureEmbedder, embed_chains, embedder_named
-from cryoscan.provenance import Provenance, fingerprint_file, write_atomically
+from cryoscan.provenance import Provenance, write_atomically
 from cryoscan.simulate import density
 from cryoscan.train.enhancement import enhance_objective
+from cryoscan.train.folder import CARD, NetworkTrained, begun, fingerprint_library, library_of_run, to_the_end
 from cryoscan.train.library import AtomLibrary
 from cryoscan.train.loop import TrainEvent, fit
 from cryoscan.train.objectives import Numbers
 from cryoscan.train.pairs import Pairs, RealPair, real_pairs, simulated_pairs, together
-from cryoscan.train.run import fingerprint_library, library_of_run, same_run
 from cryoscan.train.state import CHECKPOINT, CURVES, averaged, read_curves
 from cryoscan.units import Angstrom
 from cryoscan.volume import Volume
@@ -34,7 +34,7 @@ from cryoscan.volume import Volume
 if TYPE_CHECKING:
     from cryoscan.train.config import EnhanceTrainConfig
 
-INFORMANTS, WEIGHTS, CARD = "informants.npz", "enhancer.safetensors", "card.md"
+INFORMANTS, WEIGHTS = "informants.npz", "enhancer.safetensors"
 
 LEAST_CORRELATION = 0.65
 """Of a map and its model, both at 8 Å, as on the poster of CryoSAMU; below it they are no pair."""
@@ -45,22 +45,6 @@ _WATCHED: tuple[Angstrom, ...] = (5.0, 6.5, 8.0)
 _FINEST: Angstrom = 3.2  # of maps that windows are cut from: what the network's grid carries, and a little more
 
 
-@dataclass(frozen=True, slots=True)
-class EnhancerTrained:
-    """The end of a run.
-
-    Parameters
-    ----------
-    weights, card : Path
-    watched : dict
-        The last validation.
-    """
-
-    weights: Path
-    card: Path
-    watched: Numbers
-
-
 def train_enhancer(
     config: "EnhanceTrainConfig",
     folder: Path | str,
@@ -68,8 +52,8 @@ def train_enhancer(
     data: Path | str | None,
     until: int | None = None,
     device: str = "cpu",
-) -> Iterator[TrainEvent | EnhancerTrained]:
-    """Train the enhancing network in a folder, or go on there; the last event of a whole run is `EnhancerTrained`.
+) -> Iterator[TrainEvent | NetworkTrained]:
+    """Train the enhancing network in a folder, or go on there; the last event of a whole run is `NetworkTrained`.
 
     Parameters
     ----------
@@ -95,11 +79,8 @@ def train_enhancer(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     library = library_of_run(folder, data)
-    settings = config.model_dump(mode="json", exclude={"start_from"})
-    inputs = {"library": fingerprint_library(library)}
-    if config.start_from is not None:
-        inputs["start_from"] = fingerprint_file(config.start_from / CHECKPOINT)
-    provenance = same_run(folder, Provenance("cryoscan train", settings, inputs, config.seed))
+    checkpoint = None if config.start_from is None else config.start_from / CHECKPOINT
+    provenance = begun(folder, config, fingerprint_library(library), start_from=checkpoint)
     learned, watched = (_real_pairs(data, names) for names in (config.real_train, config.real_validation))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -119,14 +100,12 @@ def train_enhancer(
         validate=functools.partial(watch, watched, embedder),
         until=until,
     )
-    for event in events:
-        yield event
-        if event.stopped:
-            return
+    if not (yield from to_the_end(events)):
+        return
     save_enhancer(network, folder / WEIGHTS, provenance=provenance)
     last = {name: float(values[-1]) for name, (_, values) in read_curves(folder / CURVES).items()}
     _write_card(folder / CARD, provenance, library, last)
-    yield EnhancerTrained(folder / WEIGHTS, folder / CARD, last)
+    yield NetworkTrained(folder / WEIGHTS, folder / CARD, last)
 
 
 def read_real_pair(data: Path | str, name: str) -> RealPair:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,12 +117,19 @@ def fit(
     since: dict[str, list[float]] = defaultdict(list)
     if last <= first < settings.steps:
         yield TrainEvent(first, settings.steps, {}, stopped=True)
-    with _told_to_stop() as stop:
+    with _told_to_stop() as stop, ThreadPoolExecutor(1, "draw") as ahead:  # a batch is drawn while one is learned from
+
+        def drawn(step: int) -> "Future[B]":
+            return ahead.submit(draw, step, generator(settings.seed, step, 0, device=device))
+
+        following = drawn(first) if first < last else None
         for step in range(first, last):
             pupil.train()
             for group in optimizer.param_groups:
                 group["lr"] = rate = learning_rate(settings, step)
-            batch = draw(step, generator(settings.seed, step, 0, device=device))
+            assert following is not None
+            batch = following.result()
+            following = drawn(step + 1) if step + 1 < last else None
             optimizer.zero_grad()
             with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
                 torch.manual_seed(generator(settings.seed, step, 2).initial_seed())

@@ -2,50 +2,35 @@
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from cryoscan.models.checkpoint import save_secondary
+from cryoscan.errors import MismatchError
+from cryoscan.models.checkpoint import load_secondary, save_secondary
 from cryoscan.models.secondary import SecondaryNet
 from cryoscan.provenance import Provenance, write_atomically
 from cryoscan.secondary import KINDS
 from cryoscan.train.conditions import CONDITIONS
+from cryoscan.train.folder import CARD, NetworkTrained, begun, fingerprint_library, library_of_run, to_the_end
 from cryoscan.train.kinship import Sampler
 from cryoscan.train.library import AtomLibrary
 from cryoscan.train.loop import TrainEvent, fit
 from cryoscan.train.objectives import Numbers
-from cryoscan.train.run import fingerprint_library, library_of_run, same_run
 from cryoscan.train.state import CURVES, read_curves
 from cryoscan.train.views import Views, simulate_views
 
 if TYPE_CHECKING:  # reading YAML needs more than a machine that only trains has
     from cryoscan.train.config import RecogniseTrainConfig
 
-WEIGHTS, CARD = "secondary.safetensors", "card.md"
+WEIGHTS = "secondary.safetensors"
 _LEAST_DENSITY = 0.03  # of the largest: below, no kind is known
 _WATCHED = ("clean_6A", "clean_10A", "neighbours_no_mask", "hard")
 _ALL = 10**6  # held-out domains of both halves: settings of searching are chosen on one of them
 _SOME = 64  # domains that a validation looks at
-
-
-@dataclass(frozen=True, slots=True)
-class RecogniserTrained:
-    """The end of a run.
-
-    Parameters
-    ----------
-    weights, card : Path
-    watched : dict
-        The last validation.
-    """
-
-    weights: Path
-    card: Path
-    watched: Numbers
 
 
 def train_recogniser(
@@ -55,7 +40,7 @@ def train_recogniser(
     data: Path | str | None,
     until: int | None = None,
     device: str = "cpu",
-) -> Iterator[TrainEvent | RecogniserTrained]:
+) -> Iterator[TrainEvent | NetworkTrained]:
     """Train the secondary-structure network in a folder, or go on there.
 
     Parameters
@@ -72,8 +57,8 @@ def train_recogniser(
 
     Yields
     ------
-    TrainEvent or RecogniserTrained
-        The last one of a whole run is `RecogniserTrained`.
+    TrainEvent or NetworkTrained
+        The last one of a whole run is `NetworkTrained`.
 
     Raises
     ------
@@ -85,11 +70,8 @@ def train_recogniser(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     library = library_of_run(folder, data, hold_out=config.hold_out, validation=_ALL)
-    inputs = {"library": fingerprint_library(library)}
-    provenance = same_run(folder, Provenance("cryoscan train", config.model_dump(mode="json"), inputs, config.seed))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network = SecondaryNet(config.network_config())
+    provenance = begun(folder, config, fingerprint_library(library), start_from=config.start_from)
+    network = _first(config)
     network = network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     library = library.to(device)
     sampler, views = Sampler(library, cap=config.cap), config.view_config()
@@ -109,14 +91,12 @@ def train_recogniser(
         validate=functools.partial(watch, library),
         until=until,
     )
-    for event in events:
-        yield event
-        if event.stopped:
-            return
+    if not (yield from to_the_end(events)):
+        return
     save_secondary(network, folder / WEIGHTS, provenance=provenance)
     last = {name: float(values[-1]) for name, (_, values) in read_curves(folder / CURVES).items()}
     _write_card(folder / CARD, provenance, library, last)
-    yield RecogniserTrained(folder / WEIGHTS, folder / CARD, last)
+    yield NetworkTrained(folder / WEIGHTS, folder / CARD, last)
 
 
 def recognise(network: SecondaryNet, views: Views, rng: torch.Generator) -> tuple[Tensor, Numbers]:
@@ -156,6 +136,24 @@ def watch(library: AtomLibrary, network: SecondaryNet) -> Numbers:
             numbers[f"{name}/{kind}"] = right / max(all_, 1e-9)
             numbers[f"{name}/share_{kind}"] = all_ / float(of_kind_C.sum())
     return numbers
+
+
+def _first(config: "RecogniseTrainConfig") -> SecondaryNet:
+    """The network as a run begins with it."""
+    sizes = config.network_config()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = SecondaryNet(sizes)
+    if config.start_from is None:
+        return network
+    before = load_secondary(config.start_from)
+    if replace(before.config, channels=sizes.channels) != sizes:
+        raise MismatchError(
+            "expected weights of a network that differs in channels alone",
+            got=f"{before.config} in {config.start_from}",
+            hint="Give the same sizes under `network`.",
+        )
+    return before.widened(sizes.channels, rng=torch.Generator().manual_seed(config.seed))
 
 
 def _told(views: Views) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,10 @@
 """From a configuration and a folder of data to a trained tower: what is built, logged, refused and written."""
 
 import functools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,11 +18,11 @@ from cryoscan.models.density_tower import DensityTower, TowerConfig
 from cryoscan.models.invariant import InvariantEmbedder
 from cryoscan.models.shape_tower import ShapeTower, ShapeTowerConfig, ShapeTowerEmbedder
 from cryoscan.models.tower_embedder import TowerEmbedder
-from cryoscan.provenance import Provenance, fingerprint_arrays, fingerprint_file, write_atomically
 from cryoscan.train import objectives
 from cryoscan.train.card import draw_curves, write_card
 from cryoscan.train.conditions import CONDITIONS
 from cryoscan.train.evaluate import Outcome, among_structures, collapse, evaluate, modal_gap, numbers_of
+from cryoscan.train.folder import CARD, PICTURE, begun, fingerprint_library, first_weights, library_of_run, to_the_end
 from cryoscan.train.kinship import Kinship, Sampler
 from cryoscan.train.library import AtomLibrary, Split
 from cryoscan.train.loop import TrainEvent, fit, generator
@@ -34,14 +33,7 @@ from cryoscan.train.views import Views, simulate_views
 if TYPE_CHECKING:  # reading YAML needs more than a machine that only trains has
     from cryoscan.train.config import TrainConfig
 
-LIBRARY, PROVENANCE, WEIGHTS, CARD, PICTURE = (
-    "library.npz",
-    "provenance.json",
-    "tower.safetensors",
-    "card.md",
-    "curves.png",
-)
-TARGETS = "targets.npy"
+WEIGHTS, TARGETS = "tower.safetensors", "targets.npy"
 _ALIGNED = ("clean_6A", "clean_10A", "noise", "missing_30", "neighbours_molecular_3A")
 _APIECE = 64  # windows at a time
 _WATCHED = ("clean_6A", "missing_30", "neighbours_sphere", "neighbours_molecular_3A", "hard")
@@ -97,13 +89,9 @@ def train(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     library = library_of_run(folder, data)
-    inputs = {"library": fingerprint_library(library)}
-    if config.start_from is not None:
-        inputs["start_from"] = fingerprint_file(config.start_from)
-    if config.atom_weights is not None:
-        inputs["atom_weights"] = fingerprint_file(config.atom_weights)
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"start_from", "atom_weights"})
-    provenance = same_run(folder, Provenance("cryoscan train", settings, inputs, config.seed))
+    provenance = begun(
+        folder, config, fingerprint_library(library), start_from=config.start_from, atom_weights=config.atom_weights
+    )
     atoms_DK = None if config.atom_weights is None else atom_targets(config, library, folder, data)
     library = library.to(device)
     pupil = build_pupil(config, library, atoms_DK).to(device)
@@ -120,10 +108,8 @@ def train(
         validate=_validation(config, library, device),
         until=until,
     )
-    for event in events:
-        yield event
-        if event.stopped:
-            return
+    if not (yield from to_the_end(events)):
+        return
     save_tower(pupil.tower, folder / WEIGHTS, provenance=provenance)
     draw_curves(folder / CURVES, folder / PICTURE)
     remarks: list[str] = []
@@ -146,19 +132,9 @@ def train(
 
 def build_pupil(config: "TrainConfig", library: AtomLibrary, atoms_DK: torch.Tensor | None = None) -> Pupil:
     """A tower with its first weights, and targets if the objective has any: `atoms_DK`, or others."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        sizes = config.tower_config()
-        tower = ShapeTower(sizes) if isinstance(sizes, ShapeTowerConfig) else DensityTower(sizes)
-    if config.start_from is not None:
-        before = load_tower(config.start_from)
-        if before.config != tower.config:
-            raise MismatchError(
-                "expected weights of a tower of the same sizes",
-                got=f"{before.config} in {config.start_from}",
-                hint="Give the same sizes under `tower`.",
-            )
-        tower.load_state_dict(before.state_dict())
+    sizes = config.tower_config()
+    kind: type[DensityTower] | type[ShapeTower] = ShapeTower if isinstance(sizes, ShapeTowerConfig) else DensityTower
+    tower = first_weights(kind, sizes, seed=config.seed, load=load_tower, start_from=config.start_from)
     if config.objective in ("reconstruct", "contrast"):
         return Pupil(tower)
     if config.objective == "classify":
@@ -430,44 +406,3 @@ def _watch(config: "TrainConfig", library: AtomLibrary, device: str, pupil: Pupi
     )
     last = list(embedders)[-1]
     return numbers | collapse(embedders[last].embed(clean.density_BZYX.cpu().numpy()))
-
-
-def library_of_run(
-    folder: Path, data: Path | str | None, *, hold_out: bool = True, validation: int = 100
-) -> AtomLibrary:
-    """The library in a run's folder, or one made from data and put there, see `read_library`."""
-    if (folder / LIBRARY).exists():
-        return AtomLibrary.load(folder / LIBRARY)
-    if data is None:
-        raise MissingFileError(
-            f"expected a run in {folder}, or data to begin one",
-            got="neither",
-            hint="Give --data FOLDER, with structures/ and labels/.",
-        )
-    from cryoscan.train.split import read_library  # needs all that reading structures needs
-
-    library, _ = read_library(data, hold_out=hold_out, validation=validation)
-    library.save(folder / LIBRARY)
-    return library
-
-
-def fingerprint_library(library: AtomLibrary) -> str:
-    """Identifies the atoms and the anchors with their splits."""
-    return fingerprint_arrays([np.array([str(anchor) for anchor in library.anchors]), library.steps_N3.cpu().numpy()])
-
-
-def same_run(folder: Path, now: Provenance) -> Provenance:
-    """The provenance of the run in a folder, `now` if it begins; refuses a folder in which another one was begun."""
-    path = folder / PROVENANCE
-    if not path.exists():
-        write_atomically(path, json.dumps(now.to_json(), indent=1))
-        return now
-    before = Provenance.from_json(json.loads(path.read_text(encoding="utf-8")))
-    differences = before.differences(now)
-    if differences:
-        raise MismatchError(
-            f"expected the settings and data of the run in {folder}",
-            got="; ".join(differences),
-            hint="Change them back, or train in another folder.",
-        )
-    return before

@@ -17,7 +17,7 @@ from cryoscan.models.checkpoint import load_enhancer
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
 from cryoscan.simulate import density
 from cryoscan.train.config import EnhanceTrainConfig, TrainConfig, read_train_config
-from cryoscan.train.enhance_run import EnhancerTrained, read_real_pair, train_enhancer
+from cryoscan.train.enhance_run import NetworkTrained, read_real_pair, train_enhancer
 from cryoscan.train.enhancement import enhance_objective, shell_correlation, ssim_3d
 from cryoscan.train.pairs import TARGET_SIGMA, PairConfig, RealPair, real_pairs, simulated_pairs, together
 
@@ -259,7 +259,7 @@ def begin(library, tmp_path):
 def test_a_stopped_run_goes_on_to_the_same_weights(begin, folder):
     run, config = begin("whole", real_train=("good",))
     *_, whole = train_enhancer(config, run, data=folder)
-    assert isinstance(whole, EnhancerTrained)
+    assert isinstance(whole, NetworkTrained)
     run, config = begin("halves", real_train=("good",))
     *_, first = train_enhancer(config, run, data=folder, until=2)
     assert (first.done, first.stopped) == (2, True)

@@ -19,9 +19,9 @@ from cryoscan.secondary import COIL, HELIX, STRAND, secondary_structure
 from cryoscan.structure import Structure
 from cryoscan.train import ViewConfig, simulate_views
 from cryoscan.train.config import RecogniseTrainConfig, read_train_config
+from cryoscan.train.folder import LIBRARY
 from cryoscan.train.loop import TrainEvent
-from cryoscan.train.recognition import RecogniserTrained, recognise, train_recogniser
-from cryoscan.train.run import LIBRARY
+from cryoscan.train.recognition import NetworkTrained, recognise, train_recogniser
 
 SMALL = SecondaryConfig(channels=4)
 RUN = RecogniseTrainConfig.build(
@@ -177,8 +177,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None
     assert isinstance(stopped, TrainEvent)
     assert stopped.stopped
     *_, other = train_recogniser(RUN, tmp_path / "parts", data=None)
-    assert isinstance(last, RecogniserTrained)
-    assert isinstance(other, RecogniserTrained)
+    assert isinstance(last, NetworkTrained)
+    assert isinstance(other, NetworkTrained)
     assert load_secondary(last.weights).fingerprint == load_secondary(other.weights).fingerprint
     assert "| clean_6A |" in last.card.read_text(encoding="utf-8")
     with pytest.raises(MismatchError, match="settings and data"):
@@ -201,3 +201,42 @@ def test_the_network_that_ships_sees_which_domains_are_of_helices_and_which_of_s
     assert auroc(np.concatenate([alpha, beta]), np.arange(len(alpha) + len(beta)) < len(alpha)) > 0.97
     assert np.median(alpha) > 0.1
     assert np.median(beta) < -0.05
+
+
+@pytest.mark.parametrize("channels", [4, 6, 12])
+def test_a_wider_network_begins_where_the_narrow_one_stood(channels: int) -> None:
+    torch.manual_seed(1)
+    narrow = SecondaryNet(SMALL)
+    narrow(torch.rand(2, 32, 32, 32))  # its norms have seen something
+    narrow.eval()
+    wide = narrow.widened(channels, rng=torch.Generator().manual_seed(2)).eval()
+    assert wide.config == SecondaryConfig(channels=channels)
+    x = torch.rand(1, 32, 32, 32)
+    other = SecondaryNet(SMALL).eval()
+    with torch.no_grad():
+        told, again, otherwise = (torch.softmax(network(x), dim=1) for network in (narrow, wide, other))
+    apart = (told - again).abs().mean() / (told - otherwise).abs().mean()
+    assert apart < (1e-5 if channels == 4 else 0.4)
+    if channels == 12:  # copies of a channel must not stay copies
+        kernel = wide.stem.weight.detach()
+        assert not torch.allclose(kernel[:4], kernel[4:8])
+        assert torch.allclose(kernel[:4], kernel[4:8], atol=float(kernel.std()))
+
+
+def test_a_run_begins_with_a_narrower_network_and_refuses_a_wider_one(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    weights = tmp_path / "before.safetensors"
+    save_secondary(SecondaryNet(SMALL), weights, provenance=Provenance("a test"))
+    (tmp_path / "run").mkdir()
+    small_library().save(tmp_path / "run" / LIBRARY)
+    changes = {"start_from": weights, "network": {"channels": 6}, "steps": 2}
+    *_, last = train_recogniser(RUN.model_copy(update=changes), tmp_path / "run", data=None)
+    assert isinstance(last, NetworkTrained)
+    assert load_secondary(last.weights).config.channels == 6
+    assert set(tower_provenance(last.weights).inputs) == {"library", "start_from"}
+    for sizes, error in ({"channels": 2}, ConfigError), ({"channels": 4, "blocks": 2}, MismatchError):
+        folder = tmp_path / str(error)
+        folder.mkdir()
+        small_library().save(folder / LIBRARY)
+        with pytest.raises(error, match="channels"):
+            list(train_recogniser(RUN.model_copy(update=changes | {"network": sizes}), folder, data=None))

@@ -26,9 +26,10 @@ from cryoscan.models.harmonics import DEGREES, harmonics, rotation_table
 from cryoscan.provenance import Provenance
 from cryoscan.train import AtomLibrary, ViewConfig, objectives, simulate_views
 from cryoscan.train.config import TrainConfig
+from cryoscan.train.folder import LIBRARY
 from cryoscan.train.kinship import Kinship
 from cryoscan.train.loop import FitSettings, fit, generator
-from cryoscan.train.run import LIBRARY, SeenAgain, TrainFinished, build_pupil, draw_views, train
+from cryoscan.train.run import SeenAgain, TrainFinished, build_pupil, draw_views, train
 from cryoscan.train.views import Views
 
 SMALL = ShapeTowerConfig(dim=12, channels=8, hidden=10, blocks=2, dropout=0.0)

@@ -30,9 +30,10 @@ from cryoscan.train import CONDITIONS, Anchor, simulate_views
 from cryoscan.train.atom_run import FOLDS, build_atom_pupil, recovery, train_atoms
 from cryoscan.train.config import AtomTrainConfig, TrainConfig, read_train_config
 from cryoscan.train.evaluate import modal_gap
+from cryoscan.train.folder import LIBRARY
 from cryoscan.train.folds import FoldLibrary
 from cryoscan.train.kinship import Kinship
-from cryoscan.train.run import LIBRARY, TARGETS, train
+from cryoscan.train.run import TARGETS, train
 from cryoscan.train.state import CHECKPOINT, CURVES, read_curves
 
 SHAPES = {"CATH:1.10.8.10": (14, 14), "CATH:1.20.5.30": (34,), "CATH:1.10.20.40": (10, 11, 12)}

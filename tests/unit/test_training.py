@@ -20,10 +20,11 @@ from cryoscan.models.cleaned import CleanedEmbedder
 from cryoscan.train import CONDITIONS, ViewConfig, objectives, simulate_views
 from cryoscan.train.config import TrainConfig
 from cryoscan.train.evaluate import Outcome, collapse, evaluate
+from cryoscan.train.folder import LIBRARY
 from cryoscan.train.kinship import Kinship, Sampler
 from cryoscan.train.loop import FitSettings, fit, generator, learning_rate
 from cryoscan.train.objectives import Pupil
-from cryoscan.train.run import LIBRARY, TrainFinished, build_pupil, train
+from cryoscan.train.run import TrainFinished, build_pupil, train
 from cryoscan.train.state import averaged
 
 TOWER = TowerConfig(window=16, voxel_size_A=3.3, dim=8, channels=4, use_swinconv=False)
