@@ -20,7 +20,7 @@ import torch
 from cryoscan.errors import FormatError, GeometryError, MismatchError, MissingFileError, ResourceError
 from cryoscan.filters import frequency_grid, resample_onto
 from cryoscan.metrics import fsc, resolution_at
-from cryoscan.models.checkpoint import load_enhancer
+from cryoscan.models.checkpoint import load_network
 from cryoscan.models.cryosamu import CryoSamu, Informants
 from cryoscan.models.residue_weighting import Form, informants_of
 from cryoscan.models.structure_embedding import StructureEmbedder, embed_chains
@@ -181,7 +181,7 @@ def open_network(path: Path | None = None) -> CryoSamu:
     FormatError
         If the file is no enhancing network.
     """
-    return load_enhancer(path or shipped_network())
+    return load_network(path or shipped_network(), CryoSamu)
 
 
 def shipped_network() -> Path:

@@ -25,7 +25,7 @@ from cryoscan.errors import MismatchError, MissingFileError
 from cryoscan.metrics import roc_curve
 from cryoscan.models import InvariantEmbedder, ShapeTower, ShapeTowerEmbedder, TowerEmbedder, load_tower
 from cryoscan.models.atom_tower import AtomTower, raw_vectors
-from cryoscan.models.checkpoint import Tower, load_atom_tower
+from cryoscan.models.checkpoint import Tower, load_network
 from cryoscan.models.residues import collate
 from cryoscan.provenance import Provenance, fingerprint_file
 from cryoscan.train.conditions import CONDITIONS, ViewConfig
@@ -357,7 +357,7 @@ def _coming_together(
     first, folds = runs.folder / _BEFORE / WEIGHTS, runs.folder / "atom_recover" / "folds.npz"
     if first.is_file() and folds.is_file():
         before = load_tower(first)
-        recovered = load_atom_tower(runs.folder / "atom_recover" / "atom_tower.safetensors")
+        recovered = load_network(runs.folder / "atom_recover" / "atom_tower.safetensors", AtomTower)
         library = FoldLibrary.load(folds)
         steps["1 self-supervision"] = before, _structures_before(library, runs, recovered, numbers, questions)
         steps["2 contrast of structures"] = before, runs.targets

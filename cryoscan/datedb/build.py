@@ -22,7 +22,7 @@ from cryoscan.models import (
     tower_provenance,
 )
 from cryoscan.models.atom_tower import AtomTower, embed_residues
-from cryoscan.models.checkpoint import Tower, load_atom_tower
+from cryoscan.models.checkpoint import Tower, load_network
 from cryoscan.models.residues import Residues, residues_of
 from cryoscan.models.secondary import SecondaryNet, shipped_secondary
 from cryoscan.models.shape import ShapeEmbedder, Shapes
@@ -292,7 +292,7 @@ class Towers:
         MissingFileError, FormatError
             If a file is missing or damaged.
         """
-        atoms, tower = load_atom_tower(atom_weights), load_tower(tower_weights)
+        atoms, tower = load_network(atom_weights, AtomTower), load_tower(tower_weights)
         aligned, given = tower_provenance(tower_weights).inputs.get("atom_weights"), fingerprint_file(atom_weights)
         if aligned != given or tower.config.dim != atoms.dim:
             raise MismatchError(

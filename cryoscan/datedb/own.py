@@ -23,7 +23,8 @@ from cryoscan.datedb.sources import domains_of_files, names_of_table
 from cryoscan.datedb.store import DateDB, Entry
 from cryoscan.errors import MissingFileError, refuse_existing
 from cryoscan.models import InvariantEmbedder
-from cryoscan.models.checkpoint import load_atom_tower
+from cryoscan.models.atom_tower import AtomTower
+from cryoscan.models.checkpoint import load_network
 from cryoscan.provenance import Provenance, fingerprint_file
 from cryoscan.segment import soft_mask
 from cryoscan.units import Angstrom
@@ -119,7 +120,7 @@ def add_structures(
         resolutions=list(db.banks),
         names=_names(labels),
         provenance=provenance,
-        atoms=load_atom_tower(tower_path(db, ATOM_TOWER)) if by_atoms else None,
+        atoms=load_network(tower_path(db, ATOM_TOWER), AtomTower) if by_atoms else None,
     ):
         if event.result is None:
             yield event

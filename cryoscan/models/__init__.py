@@ -6,7 +6,7 @@ comparing shapes at all rotations; their second layer comes from a trained `Seco
 `ShapeTower`.
 """
 
-from cryoscan.models.checkpoint import load_tower, save_tower, tower_provenance
+from cryoscan.models.checkpoint import load_tower, save_network, tower_provenance
 from cryoscan.models.density_tower import DensityTower, TowerConfig
 from cryoscan.models.device import choose_device
 from cryoscan.models.invariant import InvariantEmbedder
@@ -26,6 +26,6 @@ __all__ = [
     "choose_device",
     "fastest_precision",
     "load_tower",
-    "save_tower",
+    "save_network",
     "tower_provenance",
 ]

@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from cryoscan.errors import ConfigError, FormatError, require_file
 from cryoscan.models.atom_tower import AtomTower, AtomTowerConfig
@@ -16,105 +17,65 @@ from cryoscan.provenance import Provenance, write_atomically
 
 Tower = DensityTower | ShapeTower
 Network = DensityTower | ShapeTower | AtomTower | CryoSamu | SecondaryNet
-_ENHANCER, _ATOMS = "cryoscan enhancing network", "cryoscan atom tower"
-_SECONDARY = "cryoscan secondary-structure network"
+N = TypeVar("N", bound=Network)
 _Config = TowerConfig | ShapeTowerConfig | AtomTowerConfig | CryoSamuConfig | SecondaryConfig
 _KINDS: dict[str, tuple[type[Network], type[_Config]]] = {
     "cryoscan density tower": (DensityTower, TowerConfig),
     "cryoscan shape tower": (ShapeTower, ShapeTowerConfig),
-    _ATOMS: (AtomTower, AtomTowerConfig),
-    _ENHANCER: (CryoSamu, CryoSamuConfig),
-    _SECONDARY: (SecondaryNet, SecondaryConfig),
+    "cryoscan atom tower": (AtomTower, AtomTowerConfig),
+    "cryoscan enhancing network": (CryoSamu, CryoSamuConfig),
+    "cryoscan secondary-structure network": (SecondaryNet, SecondaryConfig),
 }
-_TOWERS = tuple(kind for kind in _KINDS if kind not in (_ATOMS, _ENHANCER, _SECONDARY))
+_CHANNELS_LAST = (CryoSamu, SecondaryNet)  # quicker so on a processor
 _FORMAT_VERSION = 1
 
 
-def save_tower(tower: Tower, path: Path | str, *, provenance: Provenance, half_precision: bool = False) -> None:
-    """Write a tower's configuration, weights and provenance to one ``.safetensors`` file.
+def save_network(network: Network, path: Path | str, *, provenance: Provenance, half_precision: bool = False) -> None:
+    """Write a network's configuration, weights and provenance to one ``.safetensors`` file.
 
     Parameters
     ----------
-    tower : DensityTower or ShapeTower
+    network : DensityTower, ShapeTower, AtomTower, CryoSamu or SecondaryNet
     path : Path
         Written beside, then renamed; an older file is replaced.
     provenance : Provenance
     half_precision : bool
         Store weights as float16, half the size. They are rounded to three digits, so the file's
-        tower has a fingerprint of its own.
+        network has a fingerprint of its own.
     """
-    _write(tower, Path(path), provenance=provenance, half_precision=half_precision)
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    if half_precision:
+        # norms stay as they are: a running mean square may be beyond the range of float16
+        tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
+    header = {
+        "kind": next(kind for kind, (made, _) in _KINDS.items() if isinstance(network, made)),
+        "format_version": str(_FORMAT_VERSION),
+        "config": json.dumps(network.config.to_json()),
+        "provenance": json.dumps(provenance.to_json()),
+    }
+    write_atomically(Path(path), save(tensors, metadata=header))
+
+
+def load_network(path: Path | str, wanted: type[N]) -> N:
+    """Read a network of one kind, ready for evaluation.
+
+    Raises
+    ------
+    FormatError
+        If the file is damaged, of another kind or version, or its weights do not fit its configuration.
+    """
+    network = _load(Path(path), wanted)
+    assert isinstance(network, wanted)
+    return network
 
 
 def load_tower(path: Path | str) -> Tower:
-    """Read a tower, ready for evaluation.
-
-    Raises
-    ------
-    FormatError
-        If the file is damaged, of another kind or version, or its weights do not fit its configuration.
-    """
-    network = _load(Path(path), *_TOWERS)
+    """Read a tower of densities of either kind, as `load_network` reads one."""
+    network = _load(Path(path), DensityTower, ShapeTower)
     assert isinstance(network, DensityTower | ShapeTower)
     return network
-
-
-def save_atom_tower(
-    tower: AtomTower, path: Path | str, *, provenance: Provenance, half_precision: bool = False
-) -> None:
-    """Write a tower of structures as `save_tower` writes one of densities."""
-    _write(tower, Path(path), provenance=provenance, half_precision=half_precision)
-
-
-def load_atom_tower(path: Path | str) -> AtomTower:
-    """Read a tower of structures, ready for evaluation.
-
-    Raises
-    ------
-    FormatError
-        If the file is damaged, of another kind or version, or its weights do not fit its configuration.
-    """
-    network = _load(Path(path), _ATOMS)
-    assert isinstance(network, AtomTower)
-    return network
-
-
-def save_enhancer(network: CryoSamu, path: Path | str, *, provenance: Provenance, half_precision: bool = False) -> None:
-    """Write an enhancing network as `save_tower` writes a tower."""
-    _write(network, Path(path), provenance=provenance, half_precision=half_precision)
-
-
-def load_enhancer(path: Path | str) -> CryoSamu:
-    """Read an enhancing network, ready for evaluation.
-
-    Raises
-    ------
-    FormatError
-        If the file is damaged, of another kind or version, or its weights do not fit its configuration.
-    """
-    network = _load(Path(path), _ENHANCER)
-    assert isinstance(network, CryoSamu)
-    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-
-
-def save_secondary(
-    network: SecondaryNet, path: Path | str, *, provenance: Provenance, half_precision: bool = False
-) -> None:
-    """Write a secondary-structure network as `save_tower` writes a tower."""
-    _write(network, Path(path), provenance=provenance, half_precision=half_precision)
-
-
-def load_secondary(path: Path | str) -> SecondaryNet:
-    """Read a secondary-structure network, ready for evaluation.
-
-    Raises
-    ------
-    FormatError
-        If the file is damaged, of another kind or version, or its weights do not fit its configuration.
-    """
-    network = _load(Path(path), _SECONDARY)
-    assert isinstance(network, SecondaryNet)
-    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
 def tower_provenance(path: Path | str) -> Provenance:
@@ -128,24 +89,8 @@ def tower_provenance(path: Path | str) -> Provenance:
         ) from error
 
 
-def _write(network: Network, path: Path, *, provenance: Provenance, half_precision: bool) -> None:
-    from safetensors.torch import save
-
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    if half_precision:
-        # norms stay as they are: a running mean square may be beyond the range of float16
-        tensors = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
-    header = {
-        "kind": next(kind for kind, (made, _) in _KINDS.items() if isinstance(network, made)),
-        "format_version": str(_FORMAT_VERSION),
-        "config": json.dumps(network.config.to_json()),
-        "provenance": json.dumps(provenance.to_json()),
-    }
-    write_atomically(path, save(tensors, metadata=header))
-
-
-def _load(path: Path, *kinds: str) -> Network:
-    header, tensors = _read(path, *kinds)
+def _load(path: Path, *wanted: type[nn.Module]) -> Network:
+    header, tensors = _read(path, *(kind for kind, (made, _) in _KINDS.items() if made in wanted))
     kind = header["kind"]
     made, settings = _KINDS[kind]
     try:
@@ -158,6 +103,8 @@ def _load(path: Path, *kinds: str) -> Network:
         ) from error
     _check(tensors, network.state_dict(), path)
     network.load_state_dict(tensors)
+    if made in _CHANNELS_LAST:
+        network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return network.eval()
 
 

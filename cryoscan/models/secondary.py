@@ -178,7 +178,7 @@ def _stack(width: int, blocks: int) -> nn.Sequential:
 @functools.lru_cache(maxsize=2)
 def shipped_secondary(device: str = "cpu") -> SecondaryNet:
     """The network that comes with cryoscan."""
-    from cryoscan.models.checkpoint import load_secondary
+    from cryoscan.models.checkpoint import load_network
 
     path = files("cryoscan") / "weights" / "secondary.safetensors"
-    return load_secondary(str(path)).to(device).requires_grad_(False)
+    return load_network(str(path), SecondaryNet).to(device).requires_grad_(False)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from cryoscan.embedding import unit_rows
 from cryoscan.models.atom_tower import AtomTower, embed_residues
-from cryoscan.models.checkpoint import load_atom_tower, save_atom_tower
+from cryoscan.models.checkpoint import save_network
 from cryoscan.models.residues import Residues, collate
 from cryoscan.train.atom_objectives import (
     Corruption,
@@ -130,7 +130,7 @@ def train_atoms(
     )
     if not (yield from to_the_end(events)):
         return
-    save_atom_tower(pupil.tower, folder / WEIGHTS, provenance=provenance)
+    save_network(pupil.tower, folder / WEIGHTS, provenance=provenance)
     draw_curves(folder / CURVES, folder / PICTURE)
     outcomes = evaluate_structures(pupil.tower, folds, device=device)
     remarks = []
@@ -164,7 +164,7 @@ def folds_of_run(folder: Path, data: Path | str | None) -> FoldLibrary:
 def build_atom_pupil(config: "AtomTrainConfig", nodes: Sequence[Tensor]) -> AtomPupil:
     """A tower with its first weights, and prototypes for the nodes of `Kinship.numbered`."""
     sizes = config.tower_config()
-    tower = first_weights(AtomTower, sizes, seed=config.seed, load=load_atom_tower, start_from=config.start_from)
+    tower = first_weights(lambda: AtomTower(sizes), seed=config.seed, start_from=config.start_from)
     counts = [[int(node) + 1 for node in nodes_DL.amax(dim=0)] for nodes_DL in nodes]
     return AtomPupil(tower, counts, rng=torch.Generator().manual_seed(config.seed))
 

@@ -15,7 +15,7 @@ from cryoscan.errors import CryoscanError, FormatError, MissingFileError
 from cryoscan.filters import lowpass_butterworth, lowpass_cut
 from cryoscan.io import StructureStore, open_volume, read_structure
 from cryoscan.metrics import cc_box, cc_mask, fsc, mask_around, resolution_at
-from cryoscan.models.checkpoint import save_enhancer
+from cryoscan.models.checkpoint import save_network
 from cryoscan.models.cryosamu import CryoSamu, Informants
 from cryoscan.models.residue_weighting import batch_of, informants_of
 from cryoscan.models.structure_embedding import StructureEmbedder, embed_chains, embedder_named
@@ -102,7 +102,7 @@ def train_enhancer(
     )
     if not (yield from to_the_end(events)):
         return
-    save_enhancer(network, folder / WEIGHTS, provenance=provenance)
+    save_network(network, folder / WEIGHTS, provenance=provenance)
     last = {name: float(values[-1]) for name, (_, values) in read_curves(folder / CURVES).items()}
     _write_card(folder / CARD, provenance, library, last)
     yield NetworkTrained(folder / WEIGHTS, folder / CARD, last)

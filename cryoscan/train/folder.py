@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
 
 from cryoscan.errors import MismatchError, MissingFileError
+from cryoscan.models.checkpoint import Network, load_network
 from cryoscan.provenance import Provenance, fingerprint_arrays, fingerprint_file, write_atomically
 from cryoscan.train.library import AtomLibrary
 from cryoscan.train.loop import TrainEvent
@@ -19,7 +19,7 @@ from cryoscan.train.objectives import Numbers
 if TYPE_CHECKING:  # reading YAML needs more than a machine that only trains has
     from cryoscan.train.config import AnyTrainConfig
 
-N = TypeVar("N", bound=nn.Module)
+N = TypeVar("N", bound=Network)
 
 LIBRARY, PROVENANCE, CARD, PICTURE = "library.npz", "provenance.json", "card.md", "curves.png"
 
@@ -115,22 +115,22 @@ def begun(folder: Path, config: "AnyTrainConfig", library: str, **weights: Path 
     return before
 
 
-def first_weights(
-    kind: type[N], sizes: object, *, seed: int, load: Callable[[Path], nn.Module], start_from: Path | None
-) -> N:
+def first_weights(make: Callable[[], N], *, seed: int, start_from: Path | None) -> N:
     """A network as a run begins with it: drawn from a seed, or the weights of another run.
 
     Raises
     ------
+    FormatError
+        If that one's network is of another kind, or its file is damaged.
     MismatchError
-        If that one's network is of another kind or other sizes.
+        If it is of other sizes.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        first = kind(sizes)
+        first = make()
     if start_from is not None:
-        before = load(start_from)
-        if type(before) is not kind or before.config != sizes:
+        before = load_network(start_from, type(first))
+        if before.config != first.config:
             raise MismatchError(
                 "expected weights of a network of the same sizes",
                 got=f"{before.config} in {start_from}",

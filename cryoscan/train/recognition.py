@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cryoscan.errors import MismatchError
-from cryoscan.models.checkpoint import load_secondary, save_secondary
+from cryoscan.models.checkpoint import load_network, save_network
 from cryoscan.models.secondary import SecondaryNet
 from cryoscan.provenance import Provenance, write_atomically
 from cryoscan.secondary import KINDS
@@ -93,7 +93,7 @@ def train_recogniser(
     )
     if not (yield from to_the_end(events)):
         return
-    save_secondary(network, folder / WEIGHTS, provenance=provenance)
+    save_network(network, folder / WEIGHTS, provenance=provenance)
     last = {name: float(values[-1]) for name, (_, values) in read_curves(folder / CURVES).items()}
     _write_card(folder / CARD, provenance, library, last)
     yield NetworkTrained(folder / WEIGHTS, folder / CARD, last)
@@ -146,7 +146,7 @@ def _first(config: "RecogniseTrainConfig") -> SecondaryNet:
         network = SecondaryNet(sizes)
     if config.start_from is None:
         return network
-    before = load_secondary(config.start_from)
+    before = load_network(config.start_from, SecondaryNet)
     if replace(before.config, channels=sizes.channels) != sizes:
         raise MismatchError(
             "expected weights of a network that differs in channels alone",

@@ -11,8 +11,8 @@ import torch
 
 from cryoscan.embedding import Embedder, unit_rows
 from cryoscan.errors import MismatchError, MissingFileError
-from cryoscan.models.atom_tower import raw_vectors
-from cryoscan.models.checkpoint import load_atom_tower, load_tower, save_tower
+from cryoscan.models.atom_tower import AtomTower, raw_vectors
+from cryoscan.models.checkpoint import load_network, save_network
 from cryoscan.models.cleaned import CleanedEmbedder
 from cryoscan.models.density_tower import DensityTower, TowerConfig
 from cryoscan.models.invariant import InvariantEmbedder
@@ -110,7 +110,7 @@ def train(
     )
     if not (yield from to_the_end(events)):
         return
-    save_tower(pupil.tower, folder / WEIGHTS, provenance=provenance)
+    save_network(pupil.tower, folder / WEIGHTS, provenance=provenance)
     draw_curves(folder / CURVES, folder / PICTURE)
     remarks: list[str] = []
     outcomes: list[Outcome] = []
@@ -133,8 +133,11 @@ def train(
 def build_pupil(config: "TrainConfig", library: AtomLibrary, atoms_DK: torch.Tensor | None = None) -> Pupil:
     """A tower with its first weights, and targets if the objective has any: `atoms_DK`, or others."""
     sizes = config.tower_config()
-    kind: type[DensityTower] | type[ShapeTower] = ShapeTower if isinstance(sizes, ShapeTowerConfig) else DensityTower
-    tower = first_weights(kind, sizes, seed=config.seed, load=load_tower, start_from=config.start_from)
+    tower: DensityTower | ShapeTower = first_weights(
+        lambda: ShapeTower(sizes) if isinstance(sizes, ShapeTowerConfig) else DensityTower(sizes),
+        seed=config.seed,
+        start_from=config.start_from,
+    )
     if config.objective in ("reconstruct", "contrast"):
         return Pupil(tower)
     if config.objective == "classify":
@@ -251,7 +254,7 @@ def atom_targets(config: "TrainConfig", library: AtomLibrary, folder: Path, data
     path = folder / TARGETS
     if not path.exists():
         assert config.atom_weights is not None
-        atoms = load_atom_tower(config.atom_weights)
+        atoms = load_network(config.atom_weights, AtomTower)
         _same_length(config, atoms.dim, config.atom_weights)
         if data is None:
             raise MissingFileError(

@@ -13,7 +13,7 @@ from small_proteins import helices
 from cryoscan import Volume
 from cryoscan.cli import main
 from cryoscan.io import open_volume, write_structure, write_volume
-from cryoscan.models.checkpoint import save_enhancer
+from cryoscan.models.checkpoint import save_network
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
 from cryoscan.provenance import Provenance
 from cryoscan.simulate import density
@@ -43,7 +43,7 @@ def bench(tmp_path_factory):
     torch.manual_seed(0)
     network = CryoSamu(CryoSamuConfig(channels=(4, 8), residues=16, width=8, heads=2))
     torch.nn.init.normal_(network.head.weight, std=0.3)
-    save_enhancer(network, folder / "network.safetensors", provenance=Provenance("test"))
+    save_network(network, folder / "network.safetensors", provenance=Provenance("test"))
     protein = helices(26, 24, 22, at=(-12.0, 30.5, 7.25))
     write_structure(protein, folder / "model.pdb")
     write_structure(protein.moved(offset=(700, 0, 0)), folder / "away.pdb")

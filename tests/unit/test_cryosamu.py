@@ -11,7 +11,7 @@ from small_proteins import helices, joined
 
 from cryoscan.errors import ConfigError, FormatError, GeometryError, MismatchError, MissingFileError
 from cryoscan.models.atom_tower import AtomTower, AtomTowerConfig
-from cryoscan.models.checkpoint import load_enhancer, load_tower, save_enhancer, tower_provenance
+from cryoscan.models.checkpoint import load_network, load_tower, save_network, tower_provenance
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig, Informants
 from cryoscan.models.residue_weighting import attention_weights, batch_of, informants_of
 from cryoscan.models.structure_embedding import (
@@ -202,9 +202,9 @@ def test_odd_edges_and_impossible_sizes_are_refused():
 def test_a_network_comes_back_as_it_was_and_half_precision_nearly_so(tmp_path, informants):
     network, x = awake(), torch.randn(2, 8, 8, 8)
     made = Provenance("cryoscan train", {"real_train": ["a"]}, {}, 3)
-    save_enhancer(network, tmp_path / "a.safetensors", provenance=made)
-    save_enhancer(network, tmp_path / "h.safetensors", provenance=made, half_precision=True)
-    again, half = (load_enhancer(tmp_path / name) for name in ("a.safetensors", "h.safetensors"))
+    save_network(network, tmp_path / "a.safetensors", provenance=made)
+    save_network(network, tmp_path / "h.safetensors", provenance=made, half_precision=True)
+    again, half = (load_network(tmp_path / name, CryoSamu) for name in ("a.safetensors", "h.safetensors"))
     assert again.config == network.config
     torch.testing.assert_close(again(x, informants), network(x, informants), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(half(x, informants), network(x, informants), rtol=0.02, atol=0.02)
@@ -214,12 +214,12 @@ def test_a_network_comes_back_as_it_was_and_half_precision_nearly_so(tmp_path, i
 
 def test_files_of_another_kind_and_damaged_ones_are_refused(tmp_path):
     path = tmp_path / "a.safetensors"
-    save_enhancer(awake(), path, provenance=Provenance("test"))
+    save_network(awake(), path, provenance=Provenance("test"))
     with pytest.raises(FormatError, match="density tower or shape tower"):
         load_tower(path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(FormatError, match="whole"):
-        load_enhancer(path)
+        load_network(path, CryoSamu)
 
 
 # ---------------------------------------------------------------- embedders

@@ -16,7 +16,7 @@ import torch
 
 from cryoscan.embedding import Embedder
 from cryoscan.errors import ConfigError, FormatError, GeometryError, MissingFileError
-from cryoscan.models import DensityTower, TowerConfig, TowerEmbedder, load_tower, save_tower, tower_provenance
+from cryoscan.models import DensityTower, TowerConfig, TowerEmbedder, load_tower, save_network, tower_provenance
 from cryoscan.models.bias_free import NormedConv
 from cryoscan.models.swin_conv import WindowAttention
 from cryoscan.models.tower_settings import read_tower_config
@@ -252,7 +252,7 @@ def test_reconstruction_overfits_one_batch() -> None:
 @pytest.mark.parametrize("half_precision", [False, True])
 def test_a_saved_tower_is_read_as_it_was(tmp_path: Path, half_precision: bool) -> None:
     tower, path = calibrated(), tmp_path / "tower.safetensors"
-    save_tower(tower, path, provenance=PROVENANCE, half_precision=half_precision)
+    save_network(tower, path, provenance=PROVENANCE, half_precision=half_precision)
     again = load_tower(path)
     assert again.config == tower.config
     assert not again.training
@@ -268,7 +268,7 @@ def test_a_saved_tower_is_read_as_it_was(tmp_path: Path, half_precision: bool) -
 def test_half_precision_halves_the_file(tmp_path: Path) -> None:
     tower = small_tower()
     for half in (False, True):
-        save_tower(tower, tmp_path / f"{half}.safetensors", provenance=PROVENANCE, half_precision=half)
+        save_network(tower, tmp_path / f"{half}.safetensors", provenance=PROVENANCE, half_precision=half)
     sizes = [(tmp_path / f"{half}.safetensors").stat().st_size for half in (False, True)]
     assert sizes[1] < 0.6 * sizes[0]
 
@@ -303,7 +303,7 @@ def rewritten(path: Path, *, header: dict[str, str] | None = None, rename: tuple
 )
 def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, damage, words: str) -> None:
     path = tmp_path / "tower.safetensors"
-    save_tower(small_tower(), path, provenance=PROVENANCE)
+    save_network(small_tower(), path, provenance=PROVENANCE)
     damage(path)
     with pytest.raises(FormatError, match=words) as caught:
         load_tower(path)
@@ -314,7 +314,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     tower, path = small_tower(), tmp_path / "tower.safetensors"
     with torch.no_grad():
         tower.merge.gain[2] = float("nan")
-    save_tower(tower, path, provenance=PROVENANCE)
+    save_network(tower, path, provenance=PROVENANCE)
     with pytest.raises(FormatError, match=re.escape("'merge.gain'")):
         load_tower(path)
 

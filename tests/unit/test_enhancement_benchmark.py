@@ -17,7 +17,7 @@ from cryoscan.errors import MissingFileError
 from cryoscan.filters import frequency_grid, lowpass_gaussian
 from cryoscan.io import write_structure, write_volume
 from cryoscan.metrics import fsc
-from cryoscan.models.checkpoint import save_enhancer
+from cryoscan.models.checkpoint import save_network
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
 from cryoscan.provenance import Provenance
 from cryoscan.simulate import density
@@ -30,7 +30,7 @@ def weights(tmp_path_factory):
     network = CryoSamu(CryoSamuConfig(channels=(2, 4), residues=8, width=4, heads=2))
     torch.nn.init.normal_(network.head.weight, std=0.5)
     path = tmp_path_factory.mktemp("weights") / "a.safetensors"
-    save_enhancer(network, path, provenance=Provenance("test", {"real_train": ["learned"]}))
+    save_network(network, path, provenance=Provenance("test", {"real_train": ["learned"]}))
     return path
 
 
@@ -110,7 +110,7 @@ def test_the_network_that_was_given_is_the_one_that_is_measured(result, folder, 
     torch.manual_seed(0)
     network = CryoSamu(CryoSamuConfig(channels=(2, 4), residues=8, width=4, heads=2))
     path = tmp_path / "idle.safetensors"
-    save_enhancer(network, path, provenance=Provenance("test", {"real_train": ["learned"]}))
+    save_network(network, path, provenance=Provenance("test", {"real_train": ["learned"]}))
     config = BenchmarkConfig.build(kind="enhance", weights=path, resolutions_A=(5.0,), speed_voxels=(), n_queries=1)
     datedb = open_datedb()
     *_, idle = run_enhance(config, folder, data=None, datedb=datedb, embedder=embedder_for(datedb))

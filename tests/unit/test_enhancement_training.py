@@ -13,7 +13,7 @@ from cryoscan import Volume
 from cryoscan.errors import ConfigError, FormatError, MismatchError, MissingFileError
 from cryoscan.io import write_structure, write_volume
 from cryoscan.metrics import fsc
-from cryoscan.models.checkpoint import load_enhancer
+from cryoscan.models.checkpoint import load_network
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
 from cryoscan.simulate import density
 from cryoscan.train.config import EnhanceTrainConfig, TrainConfig, read_train_config
@@ -264,7 +264,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(begin, folder):
     *_, first = train_enhancer(config, run, data=folder, until=2)
     assert (first.done, first.stopped) == (2, True)
     *_, halves = train_enhancer(config, run, data=folder)
-    one, other = (load_enhancer(end.weights).state_dict() for end in (whole, halves))
+    one, other = (load_network(end.weights, CryoSamu).state_dict() for end in (whole, halves))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert "Model card" in halves.card.read_text()
 
@@ -281,7 +281,7 @@ def test_a_run_may_begin_with_the_mean_of_another(begin, folder):
     *_, _ = train_enhancer(config, first, data=folder)
     run, config = begin("second", start_from=first, steps=1, learning_rate=1e-12)
     *_, last = train_enhancer(config, run, data=folder)
-    one, other = (load_enhancer(path).state_dict() for path in (first / "enhancer.safetensors", last.weights))
+    one, other = (load_network(path, CryoSamu).state_dict() for path in (first / "enhancer.safetensors", last.weights))
     for name in one:
         if "mean_square" not in name:
             torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-6)

@@ -11,7 +11,7 @@ from small_library import small_library
 from cryoscan.datedb import open_datedb
 from cryoscan.errors import ConfigError, FormatError, MismatchError
 from cryoscan.metrics import auroc
-from cryoscan.models.checkpoint import load_secondary, load_tower, save_secondary, tower_provenance
+from cryoscan.models.checkpoint import load_network, load_tower, save_network, tower_provenance
 from cryoscan.models.harmonics import harmonics
 from cryoscan.models.secondary import SecondaryConfig, SecondaryNet, shipped_secondary
 from cryoscan.provenance import Provenance
@@ -138,8 +138,8 @@ def test_the_file_gives_the_network_back_and_others_are_refused(tmp_path: Path) 
     torch.manual_seed(1)
     network = SecondaryNet(SMALL).eval()
     path = tmp_path / "a.safetensors"
-    save_secondary(network, path, provenance=Provenance("a test"))
-    again = load_secondary(path)
+    save_network(network, path, provenance=Provenance("a test"))
+    again = load_network(path, SecondaryNet)
     assert again.fingerprint == network.fingerprint
     assert again.config == SMALL
     assert tower_provenance(path).command == "a test"
@@ -147,7 +147,7 @@ def test_the_file_gives_the_network_back_and_others_are_refused(tmp_path: Path) 
         load_tower(path)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(FormatError, match="whole"):
-        load_secondary(path)
+        load_network(path, SecondaryNet)
 
 
 def test_a_step_after_another_tells_more(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None
     *_, other = train_recogniser(RUN, tmp_path / "parts", data=None)
     assert isinstance(last, NetworkTrained)
     assert isinstance(other, NetworkTrained)
-    assert load_secondary(last.weights).fingerprint == load_secondary(other.weights).fingerprint
+    assert load_network(last.weights, SecondaryNet).fingerprint == load_network(other.weights, SecondaryNet).fingerprint
     assert "| clean_6A |" in last.card.read_text(encoding="utf-8")
     with pytest.raises(MismatchError, match="settings and data"):
         list(train_recogniser(RUN.model_copy(update={"seed": 1}), tmp_path / "parts", data=None))
@@ -226,13 +226,13 @@ def test_a_wider_network_begins_where_the_narrow_one_stood(channels: int) -> Non
 def test_a_run_begins_with_a_narrower_network_and_refuses_a_wider_one(tmp_path: Path) -> None:
     torch.manual_seed(1)
     weights = tmp_path / "before.safetensors"
-    save_secondary(SecondaryNet(SMALL), weights, provenance=Provenance("a test"))
+    save_network(SecondaryNet(SMALL), weights, provenance=Provenance("a test"))
     (tmp_path / "run").mkdir()
     small_library().save(tmp_path / "run" / LIBRARY)
     changes = {"start_from": weights, "network": {"channels": 6}, "steps": 2}
     *_, last = train_recogniser(RUN.model_copy(update=changes), tmp_path / "run", data=None)
     assert isinstance(last, NetworkTrained)
-    assert load_secondary(last.weights).config.channels == 6
+    assert load_network(last.weights, SecondaryNet).config.channels == 6
     assert set(tower_provenance(last.weights).inputs) == {"library", "start_from"}
     for sizes, error in ({"channels": 2}, ConfigError), ({"channels": 4, "blocks": 2}, MismatchError):
         folder = tmp_path / str(error)

@@ -20,7 +20,7 @@ from cryoscan.models import (
     ShapeTowerEmbedder,
     TowerConfig,
     load_tower,
-    save_tower,
+    save_network,
 )
 from cryoscan.models.harmonics import DEGREES, harmonics, rotation_table
 from cryoscan.provenance import Provenance
@@ -112,7 +112,7 @@ def test_dense_is_windowed(views: Views) -> None:
 def test_weights_come_back_from_their_file(tmp_path: Path, views: Views) -> None:
     torch.manual_seed(2)
     tower = ShapeTower(SMALL)
-    save_tower(tower, tmp_path / "a.safetensors", provenance=Provenance("test"))
+    save_network(tower, tmp_path / "a.safetensors", provenance=Provenance("test"))
     again = load_tower(tmp_path / "a.safetensors")
     assert isinstance(again, ShapeTower)
     windows = views.density_BZYX.numpy()[:2]
@@ -121,7 +121,7 @@ def test_weights_come_back_from_their_file(tmp_path: Path, views: Views) -> None
     assert one.fingerprint == two.fingerprint
     assert one.fingerprint != ShapeTowerEmbedder(ShapeTower(SMALL)).fingerprint
     other = tmp_path / "b.safetensors"
-    save_tower(
+    save_network(
         DensityTower(TowerConfig(window=16, channels=4, use_swinconv=False)), other, provenance=Provenance("test")
     )
     assert isinstance(load_tower(other), DensityTower)

@@ -21,9 +21,9 @@ from cryoscan.datedb.own import add_structures, build_from_files
 from cryoscan.errors import ConfigError, FormatError, MismatchError, MissingFileError
 from cryoscan.io import write_structure
 from cryoscan.metrics import auroc, roc_curve
-from cryoscan.models import ShapeTower, ShapeTowerConfig, ShapeTowerEmbedder, load_tower, save_tower
+from cryoscan.models import ShapeTower, ShapeTowerConfig, ShapeTowerEmbedder, load_tower
 from cryoscan.models.atom_tower import AtomTower, AtomTowerConfig, embed_structures
-from cryoscan.models.checkpoint import load_atom_tower, save_atom_tower
+from cryoscan.models.checkpoint import load_network, save_network
 from cryoscan.models.residues import residues_of
 from cryoscan.provenance import Provenance, fingerprint_file
 from cryoscan.train import CONDITIONS, Anchor, simulate_views
@@ -118,7 +118,7 @@ def test_a_run_in_two_halves_is_the_whole_run_to_the_last_bit(objective, folds, 
     with np.load(tmp_path / "whole" / CHECKPOINT) as whole, np.load(tmp_path / "halves" / CHECKPOINT) as halves:
         for name in whole.files:
             np.testing.assert_array_equal(whole[name], halves[name], err_msg=name)
-    one, other = (load_atom_tower(tmp_path / run / "atom_tower.safetensors") for run in ("whole", "halves"))
+    one, other = (load_network(tmp_path / run / "atom_tower.safetensors", AtomTower) for run in ("whole", "halves"))
     for name, tensor in one.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name]), name
 
@@ -217,7 +217,7 @@ def library():
 def atom_weights(tmp_path):
     path = tmp_path / "atoms.safetensors"
     torch.manual_seed(1)
-    save_atom_tower(AtomTower(AtomTowerConfig(**GRAPH)), path, provenance=Provenance("test"))
+    save_network(AtomTower(AtomTowerConfig(**GRAPH)), path, provenance=Provenance("test"))
     return path
 
 
@@ -279,7 +279,7 @@ def test_other_weights_than_those_of_structures_are_refused(library, atom_weight
     with pytest.raises(FormatError, match=r"expected a whole \.safetensors file"):
         next(train(config, tmp_path))
     (tmp_path / "provenance.json").unlink()
-    save_tower(ShapeTower(ShapeTowerConfig(dim=8)), atom_weights, provenance=Provenance("test"))
+    save_network(ShapeTower(ShapeTowerConfig(dim=8)), atom_weights, provenance=Provenance("test"))
     with pytest.raises(FormatError, match="expected an atom tower of cryoscan"):
         next(train(config, tmp_path))
 
@@ -320,7 +320,7 @@ def towers(atom_weights, *, aligned_to=None, dim=8):
     inputs = {"atom_weights": aligned_to or fingerprint_file(atom_weights)}
     torch.manual_seed(2)
     sizes = ShapeTowerConfig(dim=dim, channels=8, hidden=8, blocks=1)
-    save_tower(ShapeTower(sizes), path, provenance=Provenance("test", inputs=inputs))
+    save_network(ShapeTower(sizes), path, provenance=Provenance("test", inputs=inputs))
     return DateDBConfig(resolutions_A=(6.0,), atom_weights=atom_weights, tower_weights=path, dtype="float32")
 
 
@@ -330,7 +330,7 @@ def test_a_database_of_structures_brings_its_towers_along(files, atom_weights, t
     atom_weights.unlink()
     config.tower_weights.unlink()
     db = open_datedb(path)
-    tower = load_atom_tower(path / "atom_tower.safetensors")
+    tower = load_network(path / "atom_tower.safetensors", AtomTower)
     expected = embed_structures(tower, [helices(14, 14), helices(34), helices(10, 11, 12)])
     of_entries = db.banks[6.0][[entry.row for entry in db.entries]]
     np.testing.assert_allclose(of_entries, expected, atol=2e-2)  # files round places
@@ -392,7 +392,7 @@ def runs(library, atom_weights, tmp_path):
         np.save(run / TARGETS, targets)
         made = Provenance("test", inputs=inputs)
         (run / "provenance.json").write_text(json.dumps(made.to_json()))
-        save_tower(tower, run / "tower.safetensors", provenance=made)
+        save_network(tower, run / "tower.safetensors", provenance=made)
     return folder
 
 
