@@ -8,10 +8,27 @@ from pydantic import Field
 from cryoscan.config import Config
 
 
+class Case(Config):
+    """A domain of an experimental map."""
+
+    map: str
+    """Its name in maps.json; it must have a model."""
+    chain: str
+    """Of the model."""
+    type: str
+    """Scheme and type of the domain, e.g. ``CATH 2.60.40.10``; types of this scheme alone are proposed."""
+    residues: str = ""
+    """Of the domain, e.g. ``2-135,411-525``; all of the chain if empty."""
+    resolution_A: float | None = Field(default=None, gt=0)
+    """To which the map is filtered, Å; as it is if not given."""
+
+
 class BenchmarkConfig(Config):
     """What is asked, and how hard the questions are."""
 
-    kind: Literal["retrieval", "conditions", "real_maps", "calibration", "mode2", "scaling", "enhance", "cryodomain"]
+    kind: Literal[
+        "retrieval", "conditions", "real_maps", "calibration", "mode2", "scaling", "enhance", "cryodomain", "cases"
+    ]
     """Simulated domains, or chains cut out of experimental maps; the latter uses `residues` alone."""
     residues: tuple[int, int] = (40, 300)
     """Smallest and largest query, residues."""
@@ -42,6 +59,8 @@ class BenchmarkConfig(Config):
     """PDB ids of complexes that are simulated at `resolutions_A`, with `noise`, and cut up."""
     domains: dict[str, dict[str, str]] = Field(default_factory=dict)
     """Map → CATH type → residues of the domain in every chain of the map's model, e.g. ``2-135,411-525``."""
+    cases: tuple[Case, ...] = ()
+    """Domains of experimental maps that are named and docked. Only for ``cases``."""
     d2: tuple[str, ...] = ()
     """Maps with the symmetry D2 about the middle of their grid, whose regions should repeat."""
     weights: Path | None = None

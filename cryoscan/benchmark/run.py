@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cryoscan.benchmark.calibration import run_calibration
+from cryoscan.benchmark.cases import run_cases
 from cryoscan.benchmark.conditions import run_conditions
 from cryoscan.benchmark.config import BenchmarkConfig
 from cryoscan.benchmark.cryodomain import run_cryodomain
@@ -69,6 +70,8 @@ def run_benchmark(
         )
     if config.kind == "enhance":
         events = run_enhance(config, asked, data=data, datedb=datedb, embedder=embedder)
+    elif config.kind == "cases":
+        events = run_cases(config, asked, data=data, datedb=datedb, embedder=embedder)
     elif config.kind == "mode2":
         events = run_mode2(config, asked, datedb=datedb, embedder=embedder)
     elif config.kind == "conditions":

@@ -288,3 +288,31 @@ def test_a_part_without_density_is_noted_and_overlaps_nothing(volume, tree, mode
     found = node_overlaps(tree, [nothing], voxels, [Part("gone", "domain", "1.1.1.1", atoms)])
     assert not found.iou.any()
     assert not found.share.any()
+
+
+# ---------------------------------------------------------------- cases
+
+
+def test_a_domain_is_named_docked_and_drawn(folder, datedb, model, tmp_path):
+    structures = tmp_path / "pdb"
+    structures.mkdir()
+    for entry, numbers in (("ball", (1, 90)), ("rod", (91, 170))):
+        kept = (model.chains == "A") & (model.residue_numbers >= numbers[0]) & (model.residue_numbers <= numbers[1])
+        write_structure(model.select(kept), structures / f"{entry}.pdb")
+    case = {"map": "complex", "chain": "K", "residues": "91-170", "type": "CATH 2.40.50.140"}
+    config = BenchmarkConfig.build(kind="cases", cases=[case], pictures=tmp_path / "pictures")
+    about = {"data": structures, "queries": folder, "datedb": datedb, "embedder": EMBEDDER}
+    *_, result = run_benchmark(config, **about)
+    (seen,) = result.numbers["cases.details"]
+    assert (seen["rank"], result.numbers["cases.first"]) == (1, 1)
+    docked = {record["entry"]: record for record in seen["candidates"]}
+    assert docked["rod"]["right"]
+    assert not docked["ball"]["right"]
+    assert docked["rod"]["cc_box"] > 0.85  # of the other chain: it had to be turned
+    assert docked["rod"]["cc_box"] > docked["ball"]["cc_box"] + 0.05
+    assert seen["cc_box_deposited"] > 0.9
+    assert np.isnan(docked["needle"]["cc_box"])  # its atoms are not at hand
+    assert (tmp_path / "pictures" / "cases.png").stat().st_size > 5000
+    unknown = BenchmarkConfig.build(kind="cases", cases=[case | {"map": "nope"}])
+    with pytest.raises(MissingFileError, match="nope"):
+        list(run_benchmark(unknown, **about))
