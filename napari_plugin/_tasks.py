@@ -6,7 +6,7 @@ paths that crossed the process border; databases stay open between calls.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from cryoscan.io import VolumeFile
 from cryoscan.labels import LabelMap
 from cryoscan.units import Angstrom, Box, Vector
 from cryoscan.volume import Volume
+from napari_plugin._sources import Painted
 
 if TYPE_CHECKING:
     from cryoscan.datedb import DateDB, Entry
@@ -42,8 +43,8 @@ class ScanRequest:
     config : ScanConfig
     outline : float array, `n 2`, optional
         Corners of what is to be scanned, y and x in Å, over all planes.
-    mask : Path, optional
-        Volume on the same grid, above 0 where to look.
+    mask : Path or Painted, optional
+        Where to look: a file on the same grid, above 0 there, or what is painted in the viewer.
     overwrite : bool
     """
 
@@ -52,7 +53,7 @@ class ScanRequest:
     config: "ScanConfig"
     datedb: Path | None = None
     outline: np.ndarray | None = None
-    mask: Path | None = None
+    mask: Path | Painted | None = None
     overwrite: bool = False
 
 
@@ -88,6 +89,11 @@ class SoFar:
     hits: Hits
 
 
+def mask_path(output: Path) -> Path:
+    """Where the mask of a scan is kept that was painted in the viewer."""
+    return output.with_name(f"{output.stem}.mask.zarr")
+
+
 def warm_up(datedb: Path | None) -> str:
     """Open a database and search it once, so that the first question is answered as fast as the others."""
     from cryoscan.datedb.build import closer_look
@@ -114,14 +120,25 @@ def outlook(request: ScanRequest) -> Outlook:
     facts.insert(
         2, ("resolution", f"{look.finest:.1f} Å, {'given' if look.resolution_known else 'from the voxel size'}")
     )
+    facts.insert(3, ("embedder", type(plan.embedder).__name__ + _closer(plan)))
+    if plan.mask is not None:
+        facts.insert(4, ("mask", f"{_share(plan.mask):.1%} of the volume is looked at"))
     odd = describe(request.file.path).disagreement(request.file.voxel_size) if request.file.voxel_size else None
     return Outlook(tuple(facts), (*([odd] if odd else []), *look.warnings), plan.scannable)
 
 
 def scan(request: ScanRequest) -> Iterator["Planned | SoFar | ScanEvent"]:
-    """Scan a volume, or go on with it; at the end the regions of all places are painted for the viewer."""
+    """Scan a volume, or go on with it; at the end the regions of all places are painted for the viewer.
+
+    What was painted as a mask is kept beside the scan, so that the scan can go on where the layer is gone.
+    """
+    from cryoscan.io import write_labels
     from cryoscan.scan import PlacesNamed, ScanFinished, hits_so_far, paint_places, run_scan
 
+    if isinstance(request.mask, Painted):
+        kept = mask_path(request.output)
+        write_labels(LabelMap(request.mask.on_grid_of(_whole(request.file)), {}), kept, overwrite=True)
+        request = replace(request, mask=kept)
     plan = _plan(request)
     db, embedder = _database(request.datedb)
     last = time.monotonic()
@@ -306,12 +323,33 @@ def _plan(request: ScanRequest) -> "ScanPlan":
 
     db, embedder = _database(request.datedb)
     volume, mask = request.file.open(), None
-    if request.mask is not None:
+    if isinstance(request.mask, Painted):
+        mask = request.mask.on_grid_of(volume)
+    elif request.mask is not None:
         mask = VolumeFile(request.mask, request.file.voxel_size, "bright", request.file.z_range).open()
     elif request.outline is not None:
         inside = region_from_outline(volume, request.outline).astype(np.int8)
         mask = Volume(inside, volume.voxel_size, volume.origin)
-    return plan_scan(volume, datedb=db, embedder=embedder, config=request.config, source=request.file, mask=mask)
+    begun = None if request.overwrite else request.output
+    return plan_scan(
+        volume, datedb=db, embedder=embedder, config=request.config, source=request.file, mask=mask, folder=begun
+    )
+
+
+def _whole(file: VolumeFile) -> Volume:
+    """The volume with all its planes: a mask is kept for all of them."""
+    return replace(file, z_range=None).open()
+
+
+def _closer(plan: "ScanPlan") -> str:
+    """How places are named, where that is not by what searches."""
+    naming = plan.naming[1]
+    return "" if naming is plan.embedder else f", then {type(naming).__name__} at the places it finds"
+
+
+def _share(mask: Volume) -> float:
+    """Share of the voxels that are above 0."""
+    return sum(int((np.asarray(mask.data[z, :, :]) > 0).sum()) for z in range(mask.shape[0])) / np.prod(mask.shape)
 
 
 def _preview_of(candidate: Candidate, datedb: Path | None) -> Any:

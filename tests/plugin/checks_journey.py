@@ -249,6 +249,28 @@ def test_regions_that_are_drawn_are_where_they_were_drawn(make_napari_viewer, to
     assert mask.sum() == 4 * 5 * 10
 
 
+def test_a_region_an_outline_or_a_file_says_where_to_scan(window, toy_folder, tmp_path):
+    viewer, pages, _, heard = window
+    (layer,) = viewer.open(toy_folder / "scene.mrc", plugin="cryoscan")
+    scan = pages.pages["Scan"]
+    labels = viewer.add_labels(np.zeros(layer.data.shape, np.uint8), scale=layer.scale, translate=layer.translate)
+    scan.region.setCurrentIndex(scan.region.findData(labels.name))
+    scan.look.click()
+    assert "painted" in heard[-1][1]
+    labels.data[3:6, 7, 11:20] = 2
+    request = scan.request()
+    mask = request.mask.on_grid_of(request.file.open())
+    np.testing.assert_array_equal(mask.load(), labels.data > 0)
+    assert request.outline is None
+    scan.mask.set_path(tmp_path / "mask.mrc")
+    scan.look.click()
+    assert "both" in heard[-1][1]
+    scan.region.setCurrentIndex(0)
+    assert scan.request().mask == tmp_path / "mask.mrc"
+    scan.scheme.setCurrentText("SCOPe")
+    assert scan.request().config.scheme == "SCOPe"
+
+
 def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
     viewer, pages, session, heard = window
     session.controller.asking.datedb = toy_folder / "toy.datedb"

@@ -5,15 +5,18 @@ import shutil
 
 import numpy as np
 import pytest
-from scan_worker import database, toy
+from scan_worker import PLANTED, database, toy
 
 from cryoscan import Candidate
 from cryoscan.batch import BatchConfig
 from cryoscan.datedb import open_datedb
+from cryoscan.errors import ExistingOutputError
 from cryoscan.io import VolumeFile, open_labels
 from cryoscan.scan import Journal, open_scan, read_found
+from napari_plugin import _tasks
 from napari_plugin._asking import links
 from napari_plugin._controller import Controller
+from napari_plugin._sources import mask_of
 
 
 @pytest.fixture
@@ -53,6 +56,42 @@ def test_a_scan_is_looked_at_run_and_opened(controller, request_for, until):
     assert {step.step for step in steps} == {1, 2, 3}
     until(controller, lambda: controller.review.numbers is not None)
     assert len(controller.review.places.answer) == len(hits[-1]) == 6
+
+
+class Drawn:
+    """A labels layer of its own grid, as `mask_of` sees it."""
+
+    name, ndim, multiscale = "drawn", 3, False
+
+    def __init__(self, data, scale, translate):
+        self.data, self.scale, self.translate = data, (scale,) * 3, translate
+
+
+def test_only_what_is_painted_is_scanned_also_where_the_layer_is_gone(controller, request_for, until):
+    whole = request_for()
+    volume = whole.file.open()
+    coarse = np.zeros([-(-size // 2) for size in volume.shape], np.uint16)
+    coarse[:, :, : coarse.shape[2] // 2] = 9
+    translate = volume.to_position((0.4, 0.4, 0.4))  # every voxel of it holds eight of the volume's
+    painted = mask_of(Drawn(coarse, 2 * volume.voxel_size, translate))
+    request = dataclasses.replace(whole, mask=painted)
+    looks = []
+    controller.scanning.looked.connect(looks.append)
+    controller.scanning.look(request)
+    until(controller, lambda: looks)
+    facts = dict(looks[0].facts)
+    assert facts["mask"] == f"{2 * (coarse.shape[2] // 2) / volume.shape[2]:.1%} of the volume is looked at"
+    assert "ShapeEmbedder" in facts["embedder"] or "InvariantEmbedder" in facts["embedder"]
+    controller.scanning.start(request)
+    until(controller, lambda: controller.scanning.state == "done")
+    border = volume.to_position((0, 0, 2 * (coarse.shape[2] // 2)))[2] + 20  # a shape may reach in
+    found = open_scan(request.output).hits.positions
+    everything = [middle[2] + volume.origin[2] for middles in PLANTED.values() for middle in middles]
+    assert len(found) == sum(x < border for x in everything) == 4
+    assert (found[:, 2] < border).all()
+    again = dataclasses.replace(whole, mask=_tasks.mask_path(request.output))
+    with pytest.raises(ExistingOutputError, match="complete"):  # the same scan, so there is nothing left to do
+        list(_tasks.scan(again))
 
 
 def test_a_paused_scan_goes_on_where_it_was(controller, request_for, until):
