@@ -152,8 +152,15 @@ def reviewed(result: ScanResult) -> Reviewed:
     return Reviewed(result, *review(found, changes, redrawing), redrawing)
 
 
-def last_redrawing(result: ScanResult, changes: Sequence[Change]) -> Redrawing | None:
+def last_redrawing(result: ScanResult, changes: Sequence[Change], known: Redrawing | None = None) -> Redrawing | None:
     """The drawing that counts after some changes that stand; None if there is none.
+
+    Parameters
+    ----------
+    result : ScanResult
+    changes : sequence of Change
+    known : Redrawing, optional
+        One that was opened before; it is given back if it is the one.
 
     Raises
     ------
@@ -164,6 +171,8 @@ def last_redrawing(result: ScanResult, changes: Sequence[Change]) -> Redrawing |
     if change is None:
         return None
     path = result.path / change.note
+    if known is not None and (known.path, known.change) == (path, change.number):
+        return known
     try:
         about: Any = zarr.open_group(path, mode="r").attrs["redrawn"]
         regions = tuple(_region(values) for values in about["regions"])

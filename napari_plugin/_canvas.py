@@ -122,8 +122,12 @@ class Canvas:
         }
         if review.numbers is not None and not known.get("places", _NONE).metadata.get("cryoscan", {}).get("numbers"):
             known.pop("places", None)  # painted by now
+        drawn = None if review.redrawing is None else review.redrawing.path.name
+        for role in ("places", "hits"):
+            if role in known and known[role].metadata["cryoscan"].get("drawn") != drawn:
+                known.pop(role)  # drawn anew by now, or that was undone
         self._drop(*(key for key in ("places", "hits", "score", "margin") if key not in known))
-        for role, layer_data in scan_layers(review.result).items():
+        for role, layer_data in scan_layers(review.result, review.reviewed).items():
             if role == "volume":
                 if not self.volumes():
                     layer = self._add(role, layer_data)

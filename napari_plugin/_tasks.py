@@ -15,7 +15,7 @@ import numpy as np
 
 from cryoscan.hits import Candidate, Hits, Region
 from cryoscan.io import VolumeFile
-from cryoscan.labels import LabelMap
+from cryoscan.labels import LabelClass, LabelMap
 from cryoscan.units import Angstrom, Box, Vector
 from cryoscan.volume import Volume
 from napari_plugin._sources import Painted
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cryoscan.datedb import DateDB, Entry
     from cryoscan.embedding import Embedder
     from cryoscan.scan import ScanConfig, ScanEvent, ScanPlan, ScanResult
-    from cryoscan.workflows import Identification, IdentifiedPlace, RegionsScored
+    from cryoscan.workflows import Identification, IdentifiedPlace, Redrawn, RegionsScored
 
 _HITS_EVERY = 2.0  # seconds between looks at what an unfinished scan has found
 
@@ -288,6 +288,17 @@ def export(path: Path, what: Mapping[str, Any]) -> list[str]:
     return [str(file) for file in export_scan(open_scan(path), **what).files]
 
 
+def redraw(
+    path: Path, datedb: Path | None, voxels: np.ndarray, numbers: np.ndarray, names: Mapping[int, LabelClass]
+) -> "Iterator[RegionsScored | Redrawn]":
+    """Give voxels of a scan to other regions, and name those; see `redraw_regions`."""
+    from cryoscan.scan import open_scan
+    from cryoscan.workflows import redraw_regions
+
+    db, embedder = _database(datedb)
+    yield from redraw_regions(open_scan(path), voxels, numbers, datedb=db, embedder=embedder, names=names)
+
+
 def add_to_datedb(path: Path, datedb: Path | None, regions: "Sequence[tuple[Entry, int]]", target: Path) -> str:
     """Write a database with regions of a scan (place numbers, from 1) as entries beside its own."""
     from cryoscan.datedb.own import add_regions
@@ -370,9 +381,9 @@ def _resolution(result: "ScanResult") -> Angstrom:
 
 
 def _masks(result: "ScanResult", regions: "Sequence[tuple[Entry, int]]") -> "Iterator[tuple[Entry, np.ndarray]]":
-    from cryoscan.scan import place_numbers
+    from cryoscan.redrawn import reviewed
 
-    numbers = place_numbers(result)
+    numbers = reviewed(result).numbers
     assert numbers is not None
     data = np.asarray(numbers.data[:, :, :])
     for entry, number in regions:

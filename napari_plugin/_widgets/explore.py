@@ -42,7 +42,7 @@ class ExploreWidget(Panel):
         if review.result is None or review.found is None:
             self.controller.said.emit("warning", "There is no scan to explore: scan a volume, or open a .scan folder.")
             return
-        self._places = np.flatnonzero(review.places.kept)[:_MOST].tolist()
+        self._places = np.flatnonzero(review.places.kept & review.compared)[:_MOST].tolist()
         self.said.setText(f"Comparing {len(self._places)} hits …")
         self.controller.asking.project(review.result.path, self._places, self.method.currentData())
 
@@ -53,7 +53,7 @@ class ExploreWidget(Panel):
         hits = review.places.hits
         colours = [LabelClass(hits.names[i], hits.types[i], hits.schemes[i]).colour for i in self._places]
         self.plane.show_points(points, colours)
-        left = int(review.places.kept.sum()) - len(self._places)
+        left = int((review.places.kept & review.compared).sum()) - len(self._places)
         rest = f" The best {len(self._places)}; {left} more are left out." if left > 0 else ""
         self.said.setText(f"{len(self._places)} hits in the colours of their types.{rest} Draw around some to select.")
         self._mark()

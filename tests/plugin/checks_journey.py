@@ -298,7 +298,26 @@ def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
     correct.save(tmp_path / "edited.zarr")
     saved = open_labels(tmp_path / "edited.zarr")
     assert saved.classes[7] == saved.classes[3]
-    assert session.controller.review.journal.changes[-1].what == "labels" or heard
+    assert session.controller.review.journal.changes[-1].what == "labels"
+
+    # hits and points follow the layer, and the key for undoing brings the old ones back
+    review, clock = session.controller.review, Clock()
+    edited = np.asarray(layer.data).copy()
+    assert layer.selected_label == 7
+    correct._take_over()
+    clock.until(lambda: review.redrawing is not None)
+    places, hits = session.canvas.layer("places"), session.canvas.layer("hits")
+    np.testing.assert_array_equal(np.asarray(places.data[0] if places.multiscale else places.data), edited)
+    assert len(hits.data) == 7
+    assert hits.shown.tolist() == review.shown.tolist() == [True] * 7
+    middle = places.world_to_data(hits.data[6])
+    assert np.linalg.norm(middle - np.argwhere(edited == 7).mean(axis=0)) < 1
+    assert [layer.name for layer in viewer.layers].count("scene domains") == 1
+    assert correct.journal.item(0, 2).text() == "2 regions drawn by hand"
+    pages.show_page("Correct")
+    press(viewer, "U")
+    assert len(session.canvas.layer("hits").data) == 6
+    assert not [text for kind, text in heard if kind == "error"]
 
 
 def test_lasso_and_volume_select_each_other(window, toy_folder):
