@@ -19,6 +19,7 @@ from cryoscan.errors import FormatError
 from cryoscan.hits import Hits
 from cryoscan.io import open_labels, write_labels
 from cryoscan.labels import LabelClass, LabelMap
+from cryoscan.lattice import LatticePoints, looked_up, open_points
 from cryoscan.scan import (
     Change,
     Corrected,
@@ -106,12 +107,15 @@ class Reviewed:
     places : Corrected
         The same after thresholds and corrections.
     redrawing : Redrawing, optional
+    lattice : LatticePoints, optional
+        Whose labels these are, where the embedder cuts no places out.
     """
 
     result: ScanResult
     found: FoundPlaces
     places: Corrected
     redrawing: Redrawing | None = None
+    lattice: LatticePoints | None = None
 
     @property
     def numbers(self) -> Volume | None:
@@ -126,6 +130,8 @@ class Reviewed:
         FormatError
             If the regions of the places were not painted yet.
         """
+        if self.lattice is not None:
+            return self.lattice.labels(self.result, self.lattice.table(self.found, self.places), self.places)
         if self.redrawing is None:
             return corrected_labels(self.result)
         hits, kept = self.places.hits, np.flatnonzero(self.places.kept)
@@ -135,8 +141,7 @@ class Reviewed:
             label = int(hits.labels[place])
             classes[label] = LabelClass(hits.names[place], hits.types[place], hits.schemes[place])
             table[place + 1] = label
-        numbers = self.redrawing.numbers
-        return LabelMap(Volume(_Looked(numbers.data, table), numbers.voxel_size, numbers.origin), classes)
+        return LabelMap(looked_up(self.redrawing.numbers, table), classes)
 
 
 def reviewed(result: ScanResult) -> Reviewed:
@@ -149,7 +154,7 @@ def reviewed(result: ScanResult) -> Reviewed:
     """
     changes = Journal(result.path / "journal.jsonl").standing()
     found, redrawing = read_found(result), last_redrawing(result, changes)
-    return Reviewed(result, *review(found, changes, redrawing), redrawing)
+    return Reviewed(result, *review(found, changes, redrawing), redrawing, open_points(result))
 
 
 def last_redrawing(result: ScanResult, changes: Sequence[Change], known: Redrawing | None = None) -> Redrawing | None:
@@ -316,27 +321,3 @@ def _extended(found: FoundPlaces, redrawing: Redrawing, hits: Hits) -> FoundPlac
         tile=np.concatenate([found.tile, nowhere]),
         region=np.concatenate([found.region, nowhere]),
     )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Looked:
-    """Integers looked up in a table, block by block."""
-
-    source: Any
-    table: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        z, y, x = self.source.shape
-        return int(z), int(y), int(x)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.table.dtype
-
-    @property
-    def ndim(self) -> int:
-        return 3
-
-    def __getitem__(self, key: Any, /) -> np.ndarray:
-        return np.asarray(self.table[np.asarray(self.source[key])])

@@ -94,7 +94,7 @@ class Canvas:
         except CryoscanError as error:
             self.controller.complain(error)
             return
-        place = self._place_at(position)
+        place = self.controller.review.place_at(position)
         if place is not None:
             self.controller.review.select([place])
         self.controller.asking.what_is(file, position)
@@ -120,7 +120,7 @@ class Canvas:
             for layer in self.viewer.layers
             if layer.metadata.get("cryoscan", {}).get("scan") == str(review.result.path)
         }
-        if review.numbers is not None and not known.get("places", _NONE).metadata.get("cryoscan", {}).get("numbers"):
+        if review.painted and not known.get("places", _NONE).metadata.get("cryoscan", {}).get("numbers"):
             known.pop("places", None)  # painted by now
         drawn = None if review.redrawing is None else review.redrawing.path.name
         for role in ("places", "hits"):
@@ -151,7 +151,12 @@ class Canvas:
         if review.found is None:
             return
         places, hits = self._own.get("places"), self._own.get("hits")
-        if places is not None and review.numbers is not None:
+        if places is not None and review.lattice is not None:
+            finest = places.data[0] if places.multiscale else places.data
+            finest.table[:] = review.labels_of_points()  # which the coarser levels share
+            places.colormap = DirectLabelColormap(color_dict=review.colours_of_labels())
+            places.refresh()
+        elif places is not None and review.numbers is not None:
             places.colormap = DirectLabelColormap(color_dict=review.colours())
         if hits is not None:
             now = review.places.hits
@@ -264,18 +269,6 @@ class Canvas:
             return None
         z, y, x = found.hits.positions[int(number) - 1]
         return float(z), float(y), float(x)
-
-    def _place_at(self, position: Vector) -> int | None:
-        """Index of the scan's place to which a position belongs."""
-        review = self.controller.review
-        if review.numbers is None or review.found is None:
-            return None
-        index = np.rint(review.numbers.to_index(position)).astype(int)
-        if (index < 0).any() or (index >= review.numbers.shape).any():
-            return None
-        z, y, x = index.tolist()
-        number = int(np.asarray(review.numbers.data[z : z + 1, y : y + 1, x : x + 1]).item())
-        return number - 1 if number and review.shown[number - 1] else None
 
     def _bind_keys(self) -> None:
         review = self.controller.review

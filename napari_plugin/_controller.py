@@ -59,7 +59,7 @@ class Controller:
         if not self.review.open(path):
             return
         self.asking.datedb = self.review.datedb
-        if self.review.numbers is None:
+        if not self.review.painted:
             self._answers.run(
                 _tasks.paint,
                 path,

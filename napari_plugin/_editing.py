@@ -53,6 +53,12 @@ def editable_layer(review: Review) -> LayerData:
     GeometryError
         If there is no scan whose regions are painted.
     """
+    if review.lattice is not None:
+        raise GeometryError(
+            "expected a scan whose places are cut out, to edit them",
+            got="one whose labels belong to the points of its lattice",
+            hint="Export the labels (page Export), open the file, and paint in that layer.",
+        )
     if review.numbers is None or review.result is None:
         raise GeometryError(
             "expected a scan with painted regions", got="none", hint="Open a .scan folder, and wait a moment."

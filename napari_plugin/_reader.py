@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_plugin._layers import LayerData, hits_layer, label_layer, score_layer, volume_layer
+from napari_plugin._layers import LayerData, hits_layer, label_layer, looked_up_layer, score_layer, volume_layer
 
 if TYPE_CHECKING:
     from cryoscan.io import VolumeFile
@@ -100,7 +100,7 @@ def scan_layers(result: "ScanResult", now: "Reviewed | None" = None) -> dict[str
     if not result.is_complete:
         return layers
     now = now or reviewed(result)
-    painted = now.numbers is not None
+    painted = now.numbers is not None or now.lattice is not None
     drawn = None if now.redrawing is None else now.redrawing.path.name
     layers["places"] = _of_scan(result, "places", _places_layer(now), numbers=painted, drawn=drawn)
     data, settings, kind = hits_layer(now.found.hits, name=f"{name} hits", diameter=12.0)
@@ -124,9 +124,14 @@ def _places_layer(now: "Reviewed") -> LayerData:
     """Numbers of the places, where they are painted, in the colours of their types; else the labels."""
     from cryoscan import LabelClass, LabelMap
     from cryoscan.io import open_levels
+    from cryoscan.lattice import POINTS
 
     path, numbers = now.result.path, now.numbers
     name = f"{path.stem} domains"
+    if now.lattice is not None:
+        table = now.lattice.table(now.found, now.places)
+        labels = LabelMap(now.lattice.numbers, now.labels().classes)
+        return looked_up_layer(labels, table, name=name, coarser=open_levels(path / POINTS)[1:])
     if numbers is None:
         return label_layer(now.result.labels(), name=name, coarser=open_levels(path / "labels.zarr")[1:])
     hits = now.places.hits

@@ -11,6 +11,7 @@ from psygnal import Signal
 from cryoscan.batch import write_recipe
 from cryoscan.errors import CryoscanError, FormatError
 from cryoscan.labels import LabelClass
+from cryoscan.lattice import LatticePoints, open_points
 from cryoscan.redrawn import Redrawing, Reviewed, last_redrawing, review
 from cryoscan.scan import (
     Change,
@@ -61,6 +62,9 @@ class Review:
         self.journal: Journal | None = None
         self.redrawing: Redrawing | None = None
         self.numbers: Volume | None = None
+        """Number of the place of every voxel, where places were cut out and are painted."""
+        self.lattice: LatticePoints | None = None
+        """Which lattice point speaks for every voxel, where places are not cut out and that is painted."""
         self.config = ScanConfig()
         self.hidden: set[tuple[str, str]] = set()
         self.fade = True
@@ -78,11 +82,12 @@ class Review:
             result = open_scan(path)
             found = read_found(result)
             journal = Journal(path / "journal.jsonl")
-            painted = place_numbers(result)
+            painted, lattice = place_numbers(result), open_points(result)
         except (CryoscanError, OSError) as error:
             self.failed.emit(error)
             return False
-        self.result, self._scanned, self.journal, self._painted = result, found, journal, painted
+        self.result, self._scanned, self.journal = result, found, journal
+        self._painted, self.lattice = painted, lattice
         self.config, self.hidden, self.selection = found.config, set(), ()
         self._draw(self._last_redrawing())
         self._update()
@@ -93,7 +98,7 @@ class Review:
     def repainted(self) -> None:
         """The regions of the places are painted now."""
         if self.result is not None:
-            self._painted = place_numbers(self.result)
+            self._painted, self.lattice = place_numbers(self.result), open_points(self.result)
             self._draw(self.redrawing)
             self.opened.emit()
             self.changed.emit()
@@ -106,11 +111,16 @@ class Review:
         return self._corrected
 
     @property
+    def painted(self) -> bool:
+        """Whether the regions can be shown under any thresholds."""
+        return self.numbers is not None or self.lattice is not None
+
+    @property
     def reviewed(self) -> Reviewed | None:
         """The scan after all that people did to it, as exports have it; None if none is open."""
         if self.result is None or self.found is None:
             return None
-        return Reviewed(self.result, self.found, self.places, self.redrawing)
+        return Reviewed(self.result, self.found, self.places, self.redrawing, self.lattice)
 
     @property
     def datedb(self) -> Path | None:
@@ -227,6 +237,35 @@ class Review:
             else:
                 colours[place + 1] = _NOTHING
         return colours
+
+    def labels_of_points(self) -> np.ndarray:
+        """Label of every lattice point now, by its number."""
+        assert self.lattice is not None
+        assert self.found is not None
+        return self.lattice.table(self.found, self.places, self.config)
+
+    def colours_of_labels(self) -> dict[int | None, tuple[float, float, float, float]]:
+        """Colour of every label of lattice points; types that are hidden have none."""
+        assert self.reviewed is not None
+        colours: dict[int | None, tuple[float, float, float, float]] = {None: _NOTHING, 0: _NOTHING}
+        for label, meaning in self.reviewed.labels().classes.items():
+            red, green, blue = (part / 255 for part in meaning.colour)
+            shown = (meaning.scheme, meaning.type) not in self.hidden
+            colours[label] = (red, green, blue, 1.0) if shown else _NOTHING
+        return colours
+
+    def place_at(self, position: Vector) -> int | None:
+        """Index of the place, if it is shown, to which a position in Å belongs."""
+        numbers = self.numbers if self.lattice is None else self.lattice.numbers
+        if numbers is None:
+            return None
+        index = np.rint(numbers.to_index(position)).astype(int)
+        if (index < 0).any() or (index >= numbers.shape).any():
+            return None
+        z, y, x = index.tolist()
+        number = int(np.asarray(numbers.data[z : z + 1, y : y + 1, x : x + 1]).item())
+        place = number - 1 if number == 0 or self.lattice is None else int(self.lattice.place[number - 1])
+        return place if place >= 0 and self.shown[place] else None
 
     # ------------------------------------------------------------ selection
 

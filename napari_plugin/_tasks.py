@@ -23,7 +23,7 @@ from napari_plugin._sources import Painted
 if TYPE_CHECKING:
     from cryoscan.datedb import DateDB, Entry
     from cryoscan.embedding import Embedder
-    from cryoscan.scan import ScanConfig, ScanEvent, ScanPlan, ScanResult
+    from cryoscan.scan import LabelsPainted, ScanConfig, ScanEvent, ScanPlan, ScanResult
     from cryoscan.workflows import Identification, IdentifiedPlace, Redrawn, RegionsScored
 
 _HITS_EVERY = 2.0  # seconds between looks at what an unfinished scan has found
@@ -133,22 +133,21 @@ def scan(request: ScanRequest) -> Iterator["Planned | SoFar | ScanEvent"]:
     What was painted as a mask is kept beside the scan, so that the scan can go on where the layer is gone.
     """
     from cryoscan.io import write_labels
-    from cryoscan.scan import PlacesNamed, ScanFinished, hits_so_far, paint_places, run_scan
+    from cryoscan.scan import PlacesNamed, ScanFinished, hits_so_far, run_scan
 
     if isinstance(request.mask, Painted):
         kept = mask_path(request.output)
         write_labels(LabelMap(request.mask.on_grid_of(_whole(request.file)), {}), kept, overwrite=True)
         request = replace(request, mask=kept)
     plan = _plan(request)
-    db, embedder = _database(request.datedb)
     last = time.monotonic()
     begun = False
     for event in run_scan(plan, request.output, overwrite=request.overwrite):
         if not begun:
             yield Planned(request.output)
             begun = True
-        if isinstance(event, ScanFinished) and embedder.needs_mask:
-            yield from paint_places(event.result, datedb=db, embedder=embedder)
+        if isinstance(event, ScanFinished):
+            yield from paint(request.output, request.datedb)
         yield event
         if isinstance(event, PlacesNamed) and (event.done == event.total or time.monotonic() - last > _HITS_EVERY):
             yield SoFar(hits_so_far(plan, request.output))
@@ -163,12 +162,16 @@ def relabel(path: Path, datedb: Path | None, settings: Mapping[str, Any], output
     yield from again(path, datedb=db, embedder=embedder, settings=settings, output=output)
 
 
-def paint(path: Path, datedb: Path | None) -> Iterator[Any]:
-    """Paint the regions of all places of a scan."""
+def paint(path: Path, datedb: Path | None) -> Iterator["LabelsPainted"]:
+    """Paint the regions of all places of a scan, or where places are not cut out which lattice point speaks where."""
+    from cryoscan.lattice import paint_points
     from cryoscan.scan import open_scan, paint_places
 
     db, embedder = _database(datedb)
-    yield from paint_places(open_scan(path), datedb=db, embedder=embedder)
+    if embedder.needs_mask:
+        yield from paint_places(open_scan(path), datedb=db, embedder=embedder)
+    else:
+        yield from paint_points(open_scan(path), datedb=db, embedder=embedder)
 
 
 def alike(path: Path, datedb: Path | None, places: Sequence[int]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """An annotator's day in the real window, from opening a volume to opening what was exported; see test_viewer.py."""
 
+import shutil
 import sys
 import time
 
@@ -318,6 +319,48 @@ def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
     press(viewer, "U")
     assert len(session.canvas.layer("hits").data) == 6
     assert not [text for kind, text in heard if kind == "error"]
+
+
+def test_labels_of_lattice_points_follow_thresholds_and_corrections_too(window, lattice_scan, tmp_path):
+    viewer, pages, session, heard = window
+    review, clock = session.controller.review, Clock()
+    copied = tmp_path / "windows.scan"
+    shutil.copytree(lattice_scan, copied)
+    viewer.open(copied, plugin="cryoscan")
+    places = session.canvas.layer("places")
+    scanned = review.result.labels().labels()
+
+    def drawn():
+        return np.asarray(places.data)
+
+    np.testing.assert_array_equal(drawn(), scanned)
+    before = len(np.unique(scanned))
+    review.tune(min_score=0.97)
+    assert 0 < (drawn() > 0).sum() < (scanned > 0).sum()
+    z = int(np.argwhere(scanned)[0, 0])
+    viewer.dims.set_point(0, places.data_to_world((z, 0, 0))[0])
+    np.testing.assert_array_equal(places._slice.image.raw, drawn()[z])  # what is on the screen, not what was
+    review.untune()
+    np.testing.assert_array_equal(drawn(), scanned)
+    position = review.found.hits.positions[0]
+    assert review.place_at(position) == 0
+    row = review.legend()[0]
+    review.show_type(row.scheme, row.type, False)
+    hidden = {label for label, colour in places.colormap.color_dict.items() if label and colour[3] == 0}
+    assert len(hidden) == 1 < before
+    review.show_only(None)
+    review.select([0])
+    press(viewer, "N")
+    assert ((scanned > 0) & (drawn() == 0)).any()
+    pages.show_page("Export")
+    export = pages.pages["Export"]
+    export.labels.set_path(tmp_path / "l.zarr")
+    export.go.click()
+    clock.until(lambda: any("Written" in text for _, text in heard))
+    np.testing.assert_array_equal(open_labels(tmp_path / "l.zarr").labels(), drawn())
+    assert not [text for kind, text in heard if kind == "error"]
+    pages.pages["Correct"].doing(pages.pages["Correct"]._copy)()
+    assert "points of its lattice" in heard[-1][1]
 
 
 def test_lasso_and_volume_select_each_other(window, toy_folder):
