@@ -13,12 +13,12 @@ import zarr
 from scipy.spatial import cKDTree
 
 from cryoscan.datedb import DateDB
-from cryoscan.embedding import Embedder
+from cryoscan.embedding import Embedder, unit_rows
 from cryoscan.errors import FormatError
 from cryoscan.io import build_pyramid, create_zarr, open_labels, open_zarr_array
 from cryoscan.io.replacing import replacing
 from cryoscan.labels import LabelClass, LabelMap
-from cryoscan.scan import Corrected, FoundPlaces, LabelsPainted, ScanConfig, ScanResult, read_found
+from cryoscan.scan import Corrected, FoundPlaces, LabelsPainted, ScanConfig, ScanPlan, ScanResult, read_found
 from cryoscan.scan.finish import chunk_of, shard_of
 from cryoscan.scan.relabel import plan_again
 from cryoscan.scan.thresholds import is_named
@@ -129,12 +129,9 @@ def paint_points(result: ScanResult, *, datedb: DateDB, embedder: Embedder) -> I
             got=f"one with {type(embedder).__name__}, which cuts places out",
             hint="Paint its places.",
         )
-    if plan.source is None:
-        raise FormatError(
-            f"expected the volume of {result.path}",
-            got="none where it was",
-            hint="Put it back. Until then labels follow thresholds once they are applied (`cryoscan relabel`).",
-        )
+    _require_volume(
+        plan, result, "Put it back. Until then labels follow thresholds once they are applied (`cryoscan relabel`)."
+    )
     score, margin = result.score.load(), result.margin.load()
     topk: Any = zarr.open_group(result.path / "topk.zarr", mode="r")
     best = np.asarray(topk["types"][0])
@@ -182,12 +179,79 @@ def paint_points(result: ScanResult, *, datedb: DateDB, embedder: Embedder) -> I
         group.attrs["places"] = found.digest
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LatticeSample:
+    """Some points of a lattice that hold something.
+
+    Parameters
+    ----------
+    positions : float64 array, `n 3`
+        z, y, x in Å.
+    meanings : tuple of LabelClass, `n`
+        What each looks like most.
+    vectors : float32 array, `n d`
+        Unit rows.
+    """
+
+    positions: np.ndarray
+    meanings: tuple[LabelClass, ...]
+    vectors: np.ndarray
+
+
+def sample_lattice(
+    result: ScanResult, count: int, *, datedb: DateDB, embedder: Embedder, seed: int = 0
+) -> LatticeSample:
+    """Look again at some points of a lattice, each drawn with the same probability.
+
+    A scan keeps no vectors of its lattice unless it is told to, so the windows are embedded anew.
+
+    Parameters
+    ----------
+    result : ScanResult
+        Finished.
+    count : int
+        Most points; fewer where the lattice has fewer that hold something.
+    datedb, embedder
+        Those of the scan.
+    seed : int
+
+    Raises
+    ------
+    FormatError
+        If the scan is unfinished, or its volume is not where it was.
+    """
+    result.require_complete()
+    plan = plan_again(result, datedb=datedb, embedder=embedder)
+    _require_volume(plan, result, "Put it back, or look at the hits.")
+    score = result.score
+    there = np.flatnonzero(score.load().ravel() > 0)
+    chosen = np.sort(np.random.default_rng(seed).permutation(there)[:count])
+    points = np.stack(np.unravel_index(chosen, score.shape), axis=1)
+    windows = np.zeros((len(points), *[embedder.window] * 3), np.float32)
+    for row, (z, y, x) in enumerate(points.tolist()):
+        one = (slice(z, z + 1), slice(y, y + 1), slice(x, x + 1))
+        windows[row] = plan.read_working(plan.grid.read_box(one)).load()
+    topk: Any = zarr.open_group(result.path / "topk.zarr", mode="r")
+    best = np.asarray(topk["types"][0]).ravel()[chosen]
+    types, names = result.manifest["types"], result.manifest["names"]
+    return LatticeSample(
+        score.to_position(points),
+        tuple(LabelClass(names[t], types[t][1], types[t][0]) for t in best.tolist()),
+        unit_rows(embedder.embed(windows)),
+    )
+
+
 def looked_up(numbers: Volume, table: np.ndarray) -> Volume:
     """A volume of integers read as others, block by block."""
     return Volume(_Looked(numbers.data, table), numbers.voxel_size, numbers.origin)
 
 
 # ---------------------------------------------------------------- private
+
+
+def _require_volume(plan: ScanPlan, result: ScanResult, hint: str) -> None:
+    if plan.source is None:
+        raise FormatError(f"expected the volume of {result.path}", got="none where it was", hint=hint)
 
 
 def _nearest_place(labels: np.ndarray, result: ScanResult, found: FoundPlaces) -> np.ndarray:

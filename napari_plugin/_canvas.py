@@ -19,6 +19,7 @@ from napari_plugin._controller import Controller
 from napari_plugin._layers import LayerData, hits_layer, label_layer, score_layer, volume_layer
 from napari_plugin._reader import missing_source, scan_layers
 from napari_plugin._sources import file_of
+from napari_plugin._tasks import Sample
 
 _CLICK = 3.0  # pixels: a mouse that moved farther was dragged
 
@@ -59,6 +60,8 @@ class Canvas:
         asking.previewed.connect(lambda volume, _: self._show_preview(volume))
         asking.segmented.connect(lambda labels, _: self._show_segments(labels))
         asking.mapped.connect(self._show_map)
+        asking.sampled.connect(self._show_sample)
+        asking.sample_selected.connect(self._mark_sample)
         viewer.mouse_drag_callbacks.append(self._on_mouse)
         viewer.layers.events.removed.connect(self._on_removed)
         viewer.layers.events.inserted.connect(self._on_inserted)
@@ -235,6 +238,40 @@ class Canvas:
         assert answer.labels is not None
         self._drop("segments")
         self._add("segments", label_layer(answer.labels, name="named regions"))
+
+    def _show_sample(self, sample: Sample | None) -> None:
+        self._drop("sample")
+        if sample is None:
+            return
+        colours = [[*(part / 255 for part in meaning.colour), 1.0] for meaning in sample.meanings]
+        settings = {
+            "name": "lattice sample",
+            "size": 8.0,
+            "face_color": np.array(colours).reshape(-1, 4),
+            "border_width": 0.1,
+            "features": {"type": [m.type for m in sample.meanings], "name": [m.name for m in sample.meanings]},
+            "units": ("angstrom",) * 3,
+        }
+        layer = self._add("sample", (sample.positions, settings, "points"))
+        layer.selected_data.events.items_changed.connect(self._on_sample_selected)
+
+    def _mark_sample(self) -> None:
+        asking, layer = self.controller.asking, self._own.get("sample")
+        if layer is None or asking.sample is None:
+            return
+        chosen = np.zeros(len(asking.sample.positions), bool)
+        chosen[list(asking.sample_selection)] = True
+        with _silence(self):
+            layer.shown = chosen | ~chosen.any()  # of thousands the rest would hide those that were caught
+            layer.selected_data = set(asking.sample_selection)
+        if chosen.sum() == 1:
+            z, y, x = asking.sample.positions[chosen][0]
+            self.look_at((float(z), float(y), float(x)))
+
+    def _on_sample_selected(self, *_: object) -> None:
+        layer = self._own.get("sample")
+        if not self._quiet and layer is not None:
+            self.controller.asking.select_sample(sorted(layer.selected_data))
 
     # ------------------------------------------------------------ mouse and keys
 

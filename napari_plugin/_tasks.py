@@ -190,6 +190,34 @@ def projected(path: Path, datedb: Path | None, places: Sequence[int], method: st
     return project(similarity, method="umap" if method == "umap" else "pca")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """Some points of a scan's lattice, and where they lie in a plane.
+
+    Parameters
+    ----------
+    positions : float array, `n 3`
+        z, y, x in Å.
+    meanings : tuple of LabelClass, `n`
+    plane : float array, `n 2`
+    """
+
+    positions: np.ndarray
+    meanings: tuple[LabelClass, ...]
+    plane: np.ndarray
+
+
+def sampled(path: Path, datedb: Path | None, count: int, method: str) -> Sample:
+    """Some points of a scan's lattice in a plane where those that are alike lie close together."""
+    from cryoscan.lattice import sample_lattice
+    from cryoscan.scan import open_scan, project
+
+    db, embedder = _database(datedb)
+    sample = sample_lattice(open_scan(path), count, datedb=db, embedder=embedder)
+    plane = project(sample.vectors @ sample.vectors.T, method="umap" if method == "umap" else "pca")
+    return Sample(sample.positions, sample.meanings, plane)
+
+
 def name_at(
     file: VolumeFile, position: Vector, datedb: Path | None, resolution: Angstrom | None, scheme: str | None
 ) -> "IdentifiedPlace":

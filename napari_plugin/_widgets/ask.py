@@ -7,7 +7,7 @@ from qtpy.QtWidgets import QCheckBox
 
 from cryoscan.hits import Candidate, Region
 from napari_plugin._asking import Answer, links
-from napari_plugin._widgets.parts import Panel, fill, heading, note, table
+from napari_plugin._widgets.parts import Panel, fill, heading, note, table, theme_colours
 
 _SHOWN = 20  # look-alikes
 
@@ -82,8 +82,9 @@ class AskWidget(Panel):
         candidate = self.candidate
         if candidate is None:
             return
+        ink = theme_colours(self.viewer)[0].name()  # underlined; a blue is pale on one of the two grounds
         web = " · ".join(
-            f'<a style="color: #4a90d9" href="{address}">{name}</a>' for name, address in links(candidate).items()
+            f'<a style="color: {ink}" href="{address}">{name}</a>' for name, address in links(candidate).items()
         )
         tree = " › ".join(candidate.hierarchy)
         self.about.setText(f"{tree}<br>Representative {candidate.entry} ({candidate.length} residues) {web}")

@@ -382,6 +382,51 @@ def test_lasso_and_volume_select_each_other(window, toy_folder):
     session.canvas.layer("hits").selected_data = {1}
     assert review.selection == (1,)
 
+    # the same with points of the lattice, wherever there is density
+    asking, hits = session.controller.asking, len(pixels)
+    explore.what.setCurrentIndex(1)
+    explore._compute()
+    Clock().until(lambda: asking.sample is not None)
+    pixels, layer = explore.plane.pixels(), session.canvas.layer("sample")
+    assert len(pixels) == len(layer.data) == len(asking.sample.positions) > hits
+    np.testing.assert_allclose(layer.data, asking.sample.positions)
+    left, top = np.percentile(pixels, 30, axis=0)
+    right, bottom = np.percentile(pixels, 95, axis=0)
+    caught = np.flatnonzero(((pixels > (left, top)) & (pixels < (right, bottom))).all(axis=1))
+    lasso(explore.plane, [(left, top), (right, top), (right, bottom), (left, bottom)])
+    assert set(asking.sample_selection) == set(caught.tolist()) == set(layer.selected_data)
+    assert 0 < len(caught) < len(pixels)
+    np.testing.assert_array_equal(np.flatnonzero(layer.shown), caught)
+    assert review.selection == (1,)  # hits are another matter
+    layer.selected_data = {2}
+    assert asking.sample_selection == (2,)
+    assert explore.plane._marked == {2}
+    lasso(explore.plane, [(0, 0), (1, 0), (0, 30)])
+    assert layer.shown.all()
+    explore.what.setCurrentIndex(0)
+    explore._compute()
+    Clock().until(lambda: asking.sample is None)
+    assert session.canvas.layer("sample") is None
+    assert len(explore.plane.pixels()) == hits
+
+
+def test_points_are_told_from_the_ground_in_both_themes(make_napari_viewer):
+    from napari_plugin._widgets.parts import theme_colours
+    from napari_plugin._widgets.plane import Plane
+
+    viewer = make_napari_viewer()
+    for theme in ("dark", "light"):
+        viewer.theme = theme
+        plane = Plane(viewer)
+        plane.resize(240, 260)
+        ground = theme_colours(viewer)[2].darker(115)
+        own = (ground.red(), ground.green(), ground.blue())
+        plane.show_points(np.array([[0.0, 0.0], [1.0, 1.0]]), [own, own])  # the worst colour that a type can have
+        picture = plane.grab().toImage()
+        x, y = plane.pixels()[0]
+        around = [picture.pixelColor(int(x + dx), int(y)) for dx in range(-7, 8)]
+        assert max(abs(colour.lightness() - ground.lightness()) for colour in around) > 40
+
 
 def test_widgets_leave_nothing_behind(make_napari_viewer, toy_folder):
     from napari_plugin import _widgets

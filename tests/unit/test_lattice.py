@@ -9,7 +9,7 @@ from scan_worker import database, plan_of, scene, toy
 from cryoscan import LabelClass
 from cryoscan.errors import FormatError
 from cryoscan.io import VolumeFile, open_labels, write_volume
-from cryoscan.lattice import open_points, paint_points
+from cryoscan.lattice import open_points, paint_points, sample_lattice
 from cryoscan.redrawn import reviewed
 from cryoscan.scan import Journal, open_scan, relabel, run_scan
 from cryoscan.workflows import export_scan
@@ -98,3 +98,18 @@ def test_points_of_another_naming_are_not_taken_and_masks_are_refused(scan):
     (scan.path / "manifest.json").write_text((scan.path / "manifest.json").read_text().replace("scene.mrc", "g.mrc"))
     with pytest.raises(FormatError, match="where it was"):
         list(paint_points(open_scan(scan.path), **WITH))
+
+
+def test_a_sample_of_the_lattice_is_what_the_scan_saw_there(scan):
+    sample = sample_lattice(scan, 40, **WITH)
+    lattice = scan.score
+    index = np.rint(lattice.to_index(sample.positions)).astype(int)
+    scores = lattice.load()[tuple(index.T)]
+    assert len(np.unique(index, axis=0)) == 40
+    assert (scores > 0).all()
+    again = WITH["datedb"].assign(sample.vectors, top=1, resolution=9.0, representatives=False)
+    np.testing.assert_allclose(again.scores[:, 0], scores, atol=1e-4)
+    types = WITH["datedb"].types
+    assert [meaning.type for meaning in sample.meanings] == [types[t][1] for t in again.types[:, 0]]
+    everything = sample_lattice(scan, 10**6, **WITH)
+    assert len(everything.positions) == (lattice.load() > 0).sum() == len(everything.vectors)
