@@ -11,7 +11,7 @@ Redraw             finished scan, and voxels that people gave to other regions �
 Export             finished scan, and what people changed about it → files for other programs
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -643,6 +643,7 @@ def redraw_regions(
     *,
     datedb: DateDB,
     embedder: Embedder,
+    hits: Iterable[int] | None = None,
     names: Mapping[int, LabelClass] | None = None,
 ) -> Iterator[RegionsScored | Redrawn]:
     """Give voxels of a scanned volume to other regions, and ask what the regions look like now.
@@ -659,6 +660,9 @@ def redraw_regions(
         Region to which each belongs from now on: an earlier one, the next numbers after these, or 0 for none.
     datedb, embedder
         Those of the scan.
+    hits : iterable of int, optional
+        Earlier regions that were looked at as hits, under whatever thresholds: where one of them was touched, it is a
+        hit from now on. Default: those of the answer as it stands.
     names : mapping, optional
         Number of a new region → what it is called.
 
@@ -682,7 +686,8 @@ def redraw_regions(
     gone = set() if now.redrawing is None else set(now.redrawing.erased)
     gone |= {number for number in touched if boxes[number - 1] is None}
     gone |= {region.number for region in before if not now.places.kept[region.number - 1]}
-    mine = [n for n in sorted(touched - gone) if n > len(now.found) or now.places.kept[n - 1]]
+    looked_at = set((np.flatnonzero(now.places.kept) + 1).tolist() if hits is None else hits)
+    mine = [n for n in sorted(touched - gone) if n > len(now.found) or n in looked_at]
     regions = {region.number: _called_now(region, now) for region in before if region.number not in gone}
     volume = _volume_of(result)
     for done, number in enumerate(mine, start=1):

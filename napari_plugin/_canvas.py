@@ -129,6 +129,8 @@ class Canvas:
         for role in ("places", "hits"):
             if role in known and known[role].metadata["cryoscan"].get("drawn") != drawn:
                 known.pop(role)  # drawn anew by now, or that was undone
+        mine = {role: self._own[role] for role in ("places", "hits") if role in self._own}
+        seen = {role: (layer.visible, layer.opacity) for role, layer in mine.items()}  # as the user has set them
         self._drop(*(key for key in ("places", "hits", "score", "margin") if key not in known))
         for role, layer_data in scan_layers(review.result, review.reviewed).items():
             if role == "volume":
@@ -138,7 +140,9 @@ class Canvas:
             elif role in known:
                 self._own[role] = known[role]
             else:
-                self._add(role, layer_data)
+                layer = self._add(role, layer_data)
+                if role in seen:
+                    layer.visible, layer.opacity = seen[role]
         missing = missing_source(review.result)
         if missing is not None and not self.volumes():
             self.controller.said.emit("warning", missing)

@@ -121,6 +121,7 @@ class Controller:
             review.datedb,
             drawn.voxels,
             drawn.numbers,
+            drawn.hits,
             drawn.names,
             on_event=event,
             on_error=self.complain,

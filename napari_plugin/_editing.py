@@ -34,12 +34,15 @@ class Drawn:
         Flat indices.
     numbers : uint32 array, `n`
         The region that each belongs to now, 0 for none.
+    hits : frozenset of int
+        Regions that were copied into the layer.
     names : dict
         Number of a new region → what the layer calls it.
     """
 
     voxels: np.ndarray
     numbers: np.ndarray
+    hits: frozenset[int]
     names: dict[int, LabelClass]
 
 
@@ -126,6 +129,7 @@ def drawn_in(layer: Any, review: Review) -> Drawn:
     return Drawn(
         np.concatenate(voxels),
         np.concatenate(numbers),
+        frozenset(about["numbers"]),
         {number: named[number] for number in moves.values() if number in named},
     )
 

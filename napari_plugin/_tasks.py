@@ -320,14 +320,20 @@ def export(path: Path, what: Mapping[str, Any]) -> list[str]:
 
 
 def redraw(
-    path: Path, datedb: Path | None, voxels: np.ndarray, numbers: np.ndarray, names: Mapping[int, LabelClass]
+    path: Path,
+    datedb: Path | None,
+    voxels: np.ndarray,
+    numbers: np.ndarray,
+    hits: frozenset[int],
+    names: Mapping[int, LabelClass],
 ) -> "Iterator[RegionsScored | Redrawn]":
     """Give voxels of a scan to other regions, and name those; see `redraw_regions`."""
     from cryoscan.scan import open_scan
     from cryoscan.workflows import redraw_regions
 
     db, embedder = _database(datedb)
-    yield from redraw_regions(open_scan(path), voxels, numbers, datedb=db, embedder=embedder, names=names)
+    result = open_scan(path)
+    yield from redraw_regions(result, voxels, numbers, datedb=db, embedder=embedder, hits=hits, names=names)
 
 
 def add_to_datedb(path: Path, datedb: Path | None, regions: "Sequence[tuple[Entry, int]]", target: Path) -> str:
@@ -386,7 +392,7 @@ def _whole(file: VolumeFile) -> Volume:
 def _closer(plan: "ScanPlan") -> str:
     """How places are named, where that is not by what searches."""
     naming = plan.naming[1]
-    return "" if naming is plan.embedder else f", then {type(naming).__name__} at the places it finds"
+    return "" if naming is plan.embedder else f", then {type(naming).__name__}"
 
 
 def _share(mask: Volume) -> float:

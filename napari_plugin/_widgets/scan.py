@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QLineEdit, QProgressBar, QSpinBox
 
 from cryoscan.errors import ConfigError, GeometryError
@@ -12,7 +13,7 @@ from cryoscan.scan import ScanConfig
 from napari_plugin._scanning import Progress
 from napari_plugin._sources import file_of, mask_of, outline_of
 from napari_plugin._tasks import Outlook, ScanRequest
-from napari_plugin._widgets.parts import LayerChoice, Panel, PathEdit, fill, form, heading, note, number, table
+from napari_plugin._widgets.parts import LayerChoice, Panel, PathEdit, beside, fill, form, heading, note, number, table
 
 
 class ScanWidget(Panel):
@@ -52,19 +53,16 @@ class ScanWidget(Panel):
         self.mask = PathEdit("Scan only where this file, on the volume's grid, is above 0", "none")
         self.output = PathEdit("Folder of the scan; an unfinished one goes on", "beside the volume", kind="save")
         fields = form()
-        for name, field in {
-            "Volume": self.volume,
-            "Protein is": self.contrast,
-            "Resolution (Å)": self.resolution,
-            "DateDB": self.datedb,
-            "Types of": self.scheme,
-            "Stride": self.stride,
-            "Planes": self.planes,
-            "Region": self.region,
-            "Mask file": self.mask,
-            "Output": self.output,
+        for name, row in {
+            "Volume": (self.volume,),
+            "Protein is": (self.contrast, "Resolution (Å)", self.resolution),
+            "DateDB": (self.datedb, self.scheme),
+            "Stride": (self.stride, "Planes", self.planes),
+            "Region": (self.region,),
+            "Mask file": (self.mask,),
+            "Output": (self.output,),
         }.items():
-            fields.addRow(name, field)
+            fields.addRow(name, beside(*row))
         self.column.addLayout(fields)
         self.look = self.button("Look first", "Say what the scan will do, need and take", self._look)
         self.start = self.button("Scan", "Start; or go on with what is there", self._start)
@@ -73,6 +71,7 @@ class ScanWidget(Panel):
         self.facts = table(["", "what the scan will do"], stretch=1)
         self.facts.setWordWrap(True)
         self.facts.setMinimumHeight(170)
+        self.facts.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.facts.horizontalHeader().hide()
         self.column.addWidget(self.facts)
         self.warnings = note()
@@ -147,6 +146,7 @@ class ScanWidget(Panel):
     def _show_outlook(self, outlook: Outlook) -> None:
         fill(self.facts, outlook.facts)
         self.facts.resizeRowsToContents()
+        self.facts.setMinimumHeight(self.facts.verticalHeader().length() + 4)  # all of it is read before a start
         self.warnings.setText("<br>".join(f"⚠ {warning}" for warning in outlook.warnings))
 
     def _show_progress(self, progress: Progress) -> None:

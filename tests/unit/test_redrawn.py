@@ -160,6 +160,16 @@ def test_thresholds_drop_what_nobody_touched_and_keep_what_was_drawn(scan):
     assert np.flatnonzero(reviewed(open_scan(scan.path)).places.kept).tolist() == [5]
 
 
+def test_a_hit_of_other_thresholds_is_one_once_it_was_drawn(scan):
+    for _ in relabel(scan.path, datedb=database(toy()), embedder=toy(), settings={"min_score": 1.0}):
+        pass
+    scan = open_scan(scan.path)
+    data = numbers_of(scan)
+    smaller = np.where((data > 0) & (np.indices(data.shape)[0] % 2 == 0), 0, data)
+    draw(scan, smaller, hits=[2, 5])
+    assert np.flatnonzero(reviewed(scan).places.kept).tolist() == [1, 4]
+
+
 def test_without_the_volume_regions_keep_their_names_and_new_ones_are_unknown(scan):
     manifest = scan.path / "manifest.json"
     manifest.write_text(manifest.read_text().replace("scene.mrc", "gone.mrc"))
