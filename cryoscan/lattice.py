@@ -86,12 +86,15 @@ class LatticePoints:
                     labels[some if some.any() else mine] = places.hits.labels[place]
         return np.concatenate([[0], labels]).astype(np.uint16)
 
-    def labels(self, result: ScanResult, table: np.ndarray, places: Corrected) -> LabelMap:
-        """Domain type per voxel, lazily."""
+    def classes(self, result: ScanResult, places: Corrected) -> dict[int, LabelClass]:
+        """Meaning of the labels: all that the scan could name, and what people named."""
         hits = places.hits
         given = zip(hits.labels.tolist(), hits.names, hits.types, hits.schemes, strict=True)
-        classes = {**result.labels().classes, **{label: LabelClass(n, t, s) for label, n, t, s in given}}
-        return LabelMap(looked_up(self.numbers, table), classes)
+        return {**result.labels().classes, **{label: LabelClass(n, t, s) for label, n, t, s in given}}
+
+    def labels(self, result: ScanResult, table: np.ndarray, places: Corrected) -> LabelMap:
+        """Domain type per voxel, lazily."""
+        return LabelMap(looked_up(self.numbers, table), self.classes(result, places))
 
 
 def open_points(result: ScanResult) -> LatticePoints | None:

@@ -20,7 +20,7 @@ from napari_plugin._widgets import AnnotateWidget
 IMAGES = Path(__file__).parent / "images"
 
 
-def until(condition: Callable[[], object], *, seconds: float = 300) -> None:
+def until(condition: Callable[[], object], *, seconds: float = 900) -> None:
     """Run the event loop until something is true."""
     loop, timer = QEventLoop(), QTimer()
     end = time.monotonic() + seconds

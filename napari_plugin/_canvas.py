@@ -266,7 +266,7 @@ class Canvas:
         chosen = np.zeros(len(asking.sample.positions), bool)
         chosen[list(asking.sample_selection)] = True
         with _silence(self):
-            layer.shown = chosen | ~chosen.any()  # of thousands the rest would hide those that were caught
+            layer.shown = chosen | ~chosen.any()  # the rest would hide those that were caught
             layer.selected_data = set(asking.sample_selection)
         if chosen.sum() == 1:
             z, y, x = asking.sample.positions[chosen][0]

@@ -104,20 +104,25 @@ class Controller:
         review = self.review
         if review.result is None:
             return
+        path = review.result.path
         if not len(drawn.voxels):
             self.said.emit("info", "The regions are those of the scan already: nothing was changed in the layer.")
             return
 
         def event(what: Any) -> None:
+            from cryoscan.scan import Journal
             from cryoscan.workflows import Redrawn
 
-            if isinstance(what, Redrawn):
-                review.note_labels(what.note, what.positions)
+            if not isinstance(what, Redrawn):
+                return
+            if review.result is None or review.result.path != path:  # another scan was opened meanwhile
+                Journal(path / "journal.jsonl").add("labels", what.positions, note=what.note)
+            elif review.note_labels(what.note, what.positions):
                 self.said.emit("info", "Hits, counts and exports follow the edited regions now; U undoes it.")
 
         self._answers.run(
             _tasks.redraw,
-            review.result.path,
+            path,
             review.datedb,
             drawn.voxels,
             drawn.numbers,

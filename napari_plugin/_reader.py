@@ -130,7 +130,7 @@ def _places_layer(now: "Reviewed") -> LayerData:
     name = f"{path.stem} domains"
     if now.lattice is not None:
         table = now.lattice.table(now.found, now.places)
-        labels = LabelMap(now.lattice.numbers, now.labels().classes)
+        labels = LabelMap(now.lattice.numbers, now.lattice.classes(now.result, now.places))
         return looked_up_layer(labels, table, name=name, coarser=open_levels(path / POINTS)[1:])
     if numbers is None:
         return label_layer(now.result.labels(), name=name, coarser=open_levels(path / "labels.zarr")[1:])

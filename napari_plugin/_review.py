@@ -246,9 +246,10 @@ class Review:
 
     def colours_of_labels(self) -> dict[int | None, tuple[float, float, float, float]]:
         """Colour of every label of lattice points; types that are hidden have none."""
-        assert self.reviewed is not None
+        assert self.lattice is not None
+        assert self.result is not None
         colours: dict[int | None, tuple[float, float, float, float]] = {None: _NOTHING, 0: _NOTHING}
-        for label, meaning in self.reviewed.labels().classes.items():
+        for label, meaning in self.lattice.classes(self.result, self.places).items():
             red, green, blue = (part / 255 for part in meaning.colour)
             shown = (meaning.scheme, meaning.type) not in self.hidden
             colours[label] = (red, green, blue, 1.0) if shown else _NOTHING
@@ -308,15 +309,20 @@ class Review:
         self._changed()
         return undone
 
-    def note_labels(self, note: str, positions: Iterable[Vector] = ()) -> None:
-        """Write down that labels were drawn by hand and saved; in the scan's own folder they count from now on."""
-        if self.journal is not None:
-            try:
-                self.journal.add("labels", positions, note=note)
-            except CryoscanError as error:
-                self.failed.emit(error)
-                return
-            self._changed()
+    def note_labels(self, note: str, positions: Iterable[Vector] = ()) -> bool:
+        """Write down that labels were drawn by hand and saved; in the scan's own folder they count from now on.
+
+        Gives whether it could be written.
+        """
+        if self.journal is None:
+            return False
+        try:
+            self.journal.add("labels", positions, note=note)
+        except CryoscanError as error:
+            self.failed.emit(error)
+            return False
+        self._changed()
+        return True
 
     def _note(self, what: Any, **about: str) -> None:
         if self.journal is None or self.found is None or not self.selection:
