@@ -53,8 +53,8 @@ class DrawnRegion:
     score, margin : float
         As of `Hits`; 0 where the volume could not be asked.
     confidence : float, optional
-    alternatives : tuple of (scheme, type, name, cosine)
-        What it looks like most, best first.
+    alternatives : tuple
+        Scheme, type, name and cosine of what it looks like most, best first.
     """
 
     number: int
