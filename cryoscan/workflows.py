@@ -7,10 +7,11 @@ Ask again          map → sharpened map → the same regions → where the answ
 Check              region and candidates → simulated densities → rigid docking → correlations
 Identify at        place in a volume → the group of density that holds it → ranked domain types
 Scan               volume → plan → blocks of windows → label volume and hits
+Redraw             finished scan, and voxels that people gave to other regions → named regions → the scan's answer
 Export             finished scan, and what people changed about it → files for other programs
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -33,7 +34,7 @@ from cryoscan.datedb.sources import domains_of_store, names_of_store
 from cryoscan.dock import Docking, dock
 from cryoscan.embedding import Embedder
 from cryoscan.enhance import enhanced
-from cryoscan.errors import GeometryError, refuse_existing
+from cryoscan.errors import FormatError, GeometryError, refuse_existing
 from cryoscan.export import Convention, write_hits
 from cryoscan.hits import Candidate, Region
 from cryoscan.io import VolumeFile, write_labels
@@ -41,6 +42,7 @@ from cryoscan.labels import LabelClass, LabelMap
 from cryoscan.models import InvariantEmbedder
 from cryoscan.models.cryosamu import CryoSamu
 from cryoscan.preflight import Preflight, inspect
+from cryoscan.redrawn import DrawnRegion, Reviewed, reviewed, write_redrawing
 from cryoscan.scan import (
     Executor,
     Journal,
@@ -48,8 +50,6 @@ from cryoscan.scan import (
     ScanEvent,
     ScanPlan,
     ScanResult,
-    corrected_labels,
-    corrected_result,
     plan_scan,
     run_scan,
     write_changes_csv,
@@ -67,6 +67,8 @@ RESIDUES = (40, 600)
 _DOCKED_AT = 5.0  # Å; finer detail costs time and tells shapes apart no better
 _SUPPORT = 50  # candidates that the margin and the roll-up look at
 _EDGE = 3.0  # Å over which masks fall off
+_ROOM = 20.0  # Å about a region that is asked about, for its soft edge and for blurring
+_ALTERNATIVES = 5  # of a region that was drawn: as many as a scan keeps
 _NEAR = 6.0  # Å from density that a pointing hand may be off
 _ASSUMED = (3.5, 5.0, 6.5, 8.0)  # Å, tried where a map's resolution is not known
 
@@ -620,6 +622,145 @@ def scan_tomogram(  # noqa: PLR0913
 
 
 @dataclass(frozen=True, slots=True)
+class Redrawn:
+    """Event: what was drawn is kept; it counts once the journal says so (`Journal.add("labels", …)`).
+
+    Parameters
+    ----------
+    note : str
+    positions : tuple of (z, y, x) in Å
+        Of the regions that are not as the scan has them.
+    """
+
+    note: str
+    positions: tuple[Vector, ...]
+
+
+def redraw_regions(
+    result: ScanResult,
+    voxels: np.ndarray,
+    numbers: np.ndarray,
+    *,
+    datedb: DateDB,
+    embedder: Embedder,
+    hits: Iterable[int] | None = None,
+    names: Mapping[int, LabelClass] | None = None,
+) -> Iterator[RegionsScored | Redrawn]:
+    """Give voxels of a scanned volume to other regions, and ask what the regions look like now.
+
+    A region keeps its name; a new one without a name gets that of its best candidate, or is unknown.
+
+    Parameters
+    ----------
+    result : ScanResult
+        Finished, with painted places (`paint_places`).
+    voxels : int array, `n`
+        Flat indices of voxels of the scanned volume.
+    numbers : int array, `n`
+        Region to which each belongs from now on: an earlier one, the next numbers after these, or 0 for none.
+    datedb, embedder
+        Those of the scan.
+    hits : iterable of int, optional
+        Earlier regions that were looked at as hits, under whatever thresholds: where one of them was touched, it is a
+        hit from now on. Default: those of the answer as it stands.
+    names : mapping, optional
+        Number of a new region → what it is called.
+
+    Raises
+    ------
+    FormatError
+        If the regions of the places were not painted yet.
+    """
+    now, names = reviewed(result), names or {}
+    if now.numbers is None:
+        raise FormatError(
+            f"expected the regions of all places of {result.path}",
+            got="a scan whose places nobody has painted yet",
+            hint="Open it in napari once.",
+        )
+    painted = np.asarray(now.numbers.data[:, :, :]).astype(np.uint32)
+    touched = {int(n) for n in np.unique(np.concatenate([painted.flat[voxels], numbers]))} - {0}
+    painted.flat[voxels] = numbers
+    boxes = scipy.ndimage.find_objects(painted, max_label=max([len(now.found), *touched]))
+    before = () if now.redrawing is None else now.redrawing.regions
+    gone = set() if now.redrawing is None else set(now.redrawing.erased)
+    gone |= {number for number in touched if boxes[number - 1] is None}
+    gone |= {region.number for region in before if not now.places.kept[region.number - 1]}
+    looked_at = set((np.flatnonzero(now.places.kept) + 1).tolist() if hits is None else hits)
+    mine = [n for n in sorted(touched - gone) if n > len(now.found) or n in looked_at]
+    regions = {region.number: _called_now(region, now) for region in before if region.number not in gone}
+    volume = _volume_of(result)
+    for done, number in enumerate(mine, start=1):
+        grid = Volume(painted, now.numbers.voxel_size, now.numbers.origin)
+        box = _grown(boxes[number - 1], grid, _ROOM)
+        part = grid.crop(box)
+        mask = np.asarray(part.data) == number
+        meaning = names.get(number) if number > len(now.found) else _meaning(now, number)
+        answer = None if volume is None else _asked(volume.crop(box), number, mask, now, datedb, embedder)
+        regions[number] = _drawn(number, part, mask, meaning, answer)
+        yield RegionsScored(done, len(mine))
+    drawn = [regions[number] for number in sorted(regions)]
+    yield Redrawn(*write_redrawing(result, Volume(painted, now.numbers.voxel_size, now.numbers.origin), drawn, gone))
+
+
+def _meaning(now: Reviewed, number: int) -> LabelClass:
+    hits = now.places.hits
+    return LabelClass(hits.names[number - 1], hits.types[number - 1], hits.schemes[number - 1])
+
+
+def _called_now(region: DrawnRegion, now: Reviewed) -> DrawnRegion:
+    """A region that was drawn earlier, with the name that it has by now."""
+    meaning = _meaning(now, region.number)
+    return replace(region, name=meaning.name, type=meaning.type, scheme=meaning.scheme)
+
+
+def _volume_of(result: ScanResult) -> Volume | None:
+    """The scanned volume; None if its file is not there any more."""
+    source = result.manifest["source"]
+    file = None if source is None else VolumeFile.from_json(source)
+    return None if file is None or not file.path.exists() else file.open()
+
+
+def _asked(
+    part: Volume, number: int, mask: np.ndarray, now: Reviewed, datedb: DateDB, embedder: Embedder
+) -> Region | None:
+    """What a region looks like; None where it holds no density."""
+    resolution = float(now.result.manifest["planned"]["preflight"]["finest"])
+    datedb = datedb.in_scheme(now.found.config.scheme)
+    try:
+        regions = [RegionMask(number, mask)]
+        return identify(part, regions, datedb=datedb, embedder=embedder, resolution=resolution).regions[0]
+    except GeometryError:
+        return None
+
+
+def _drawn(
+    number: int, part: Volume, mask: np.ndarray, meaning: LabelClass | None, answer: Region | None
+) -> DrawnRegion:
+    """A region as it was drawn, called as its author wants it or else as it looks."""
+    support = () if answer is None else answer.support
+    if meaning is None:
+        known = answer is not None and answer.verdict == "named"
+        meaning = LabelClass(support[0].name, support[0].type, support[0].scheme) if known else LabelClass("unknown")
+    like = next((c for c in support if (c.scheme, c.type) == (meaning.scheme, meaning.type)), None)
+    rival = next((c for c in support if (c.scheme, c.type) != (meaning.scheme, meaning.type)), None)
+    z, y, x = part.to_position(np.argwhere(mask).mean(axis=0))
+    return DrawnRegion(
+        number,
+        (float(z), float(y), float(x)),
+        float(mask.sum()) * part.voxel_size**3,
+        meaning.name,
+        meaning.type,
+        meaning.scheme,
+        entry="" if like is None else like.entry,
+        score=0.0 if like is None else like.cosine,
+        margin=0.0 if like is None or rival is None else like.cosine - rival.cosine,
+        confidence=answer.confidence if answer is not None and like is not None and like.rank == 1 else None,
+        alternatives=tuple((c.scheme, c.type, c.name, c.cosine) for c in support[:_ALTERNATIVES]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Exported:
     """What was written, and the number of hits of the answer."""
 
@@ -674,12 +815,13 @@ def export_scan(
         refuse_existing(path, overwrite=overwrite)
     written = Journal(result.path / "journal.jsonl")
     changed = bool(written.standing()) and not as_scanned
-    found = corrected_result(result).answer if changed else result.hits
+    now = reviewed(result) if changed else None
+    found = result.hits if now is None else now.places.answer
     if hits is not None:
         name = tomogram_name or result.path.resolve().stem
         write_hits(found, hits, volume=result.grid, convention=convention, tomogram_name=name, overwrite=overwrite)
     if labels is not None:
-        write_labels(corrected_labels(result) if changed else result.labels(), labels, ngff=ngff, overwrite=overwrite)
+        write_labels(result.labels() if now is None else now.labels(), labels, ngff=ngff, overwrite=overwrite)
     if journal is not None:
         write_changes_csv(written.changes, journal, overwrite=overwrite)
     return Exported(tuple(wanted), len(found))

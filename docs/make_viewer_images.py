@@ -20,7 +20,7 @@ from napari_plugin._widgets import AnnotateWidget
 IMAGES = Path(__file__).parent / "images"
 
 
-def until(condition: Callable[[], object], *, seconds: float = 300) -> None:
+def until(condition: Callable[[], object], *, seconds: float = 900) -> None:
     """Run the event loop until something is true."""
     loop, timer = QEventLoop(), QTimer()
     end = time.monotonic() + seconds
@@ -94,9 +94,15 @@ def main(folder: Path) -> None:
     picture("identify")
     canvas._drop("segments")
     pages.show_page("Explore")
-    pages.pages["Explore"]._compute()
-    until(lambda: len(pages.pages["Explore"].plane.pixels()))
+    explore = pages.pages["Explore"]
+    explore._compute()
+    until(lambda: len(explore.plane.pixels()))
     picture("explore")
+    explore.what.setCurrentIndex(1)
+    explore._compute()
+    until(lambda: controller.asking.sample is not None)
+    picture("explore-lattice")
+    controller.asking.forget_sample()
     pages.show_page("Domains")
     viewer.dims.ndisplay = 3
     viewer.camera.angles = (10, 30, 140)

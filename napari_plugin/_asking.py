@@ -1,5 +1,6 @@
 """Questions about places: what is this, where is more of it, and what are the parts of this map."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from cryoscan.units import Angstrom, Box, Vector
 from cryoscan.volume import Volume
 from napari_plugin import _tasks
 from napari_plugin._background import Background, StoppedError
+from napari_plugin._tasks import Sample
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +57,9 @@ class Asking:
     """Similarity of every place of the scan to the one asked about, `n`."""
     projected = Signal(object)
     """Places in a plane, `n 2`."""
+    sampled = Signal(object)
+    """A `Sample` of the lattice in a plane, or None where that of another scan goes."""
+    sample_selected = Signal()
     segmented = Signal(object, float)
     """`LabelMap` of the groups of a map, and the threshold taken."""
     progressed = Signal(int, int)
@@ -67,6 +72,8 @@ class Asking:
         self._background = background
         self.answer: Answer | None = None
         self.datedb: Path | None = None
+        self.sample: Sample | None = None
+        self.sample_selection: tuple[int, ...] = ()
 
     def warm_up(self) -> None:
         """Open the database, so that the first question is answered as fast as the others."""
@@ -128,6 +135,21 @@ class Asking:
         self.asked.emit("Comparing all places with each other …")
         self._run(_tasks.projected, scan, self.datedb, places, method, done=self.projected.emit, kind="project")
 
+    def sample_lattice(self, scan: Path, count: int, method: str) -> None:
+        """Ask for a plane in which points of the lattice that are alike lie close together."""
+        self.asked.emit("Comparing points of the lattice with each other …")
+        self._run(_tasks.sampled, scan, self.datedb, count, method, done=self._sampled, kind="project")
+
+    def select_sample(self, numbers: Iterable[int]) -> None:
+        """Point out some points of the sample."""
+        self.sample_selection = tuple(int(number) for number in numbers)
+        self.sample_selected.emit()
+
+    def forget_sample(self) -> None:
+        """There is another scan now."""
+        if self.sample is not None:
+            self._sampled(None)
+
     def segment(
         self, file: VolumeFile, *, threshold: float | None, step: float | None, steps: int, resolution: float | None
     ) -> None:
@@ -163,6 +185,10 @@ class Asking:
             on_error=self._on_error,
             kind=kind,
         )
+
+    def _sampled(self, sample: Sample | None) -> None:
+        self.sample, self.sample_selection = sample, ()
+        self.sampled.emit(sample)
 
     def _answer(self, answer: Answer) -> None:
         self.answer = answer

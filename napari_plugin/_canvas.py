@@ -19,6 +19,7 @@ from napari_plugin._controller import Controller
 from napari_plugin._layers import LayerData, hits_layer, label_layer, score_layer, volume_layer
 from napari_plugin._reader import missing_source, scan_layers
 from napari_plugin._sources import file_of
+from napari_plugin._tasks import Sample
 
 _CLICK = 3.0  # pixels: a mouse that moved farther was dragged
 
@@ -59,6 +60,8 @@ class Canvas:
         asking.previewed.connect(lambda volume, _: self._show_preview(volume))
         asking.segmented.connect(lambda labels, _: self._show_segments(labels))
         asking.mapped.connect(self._show_map)
+        asking.sampled.connect(self._show_sample)
+        asking.sample_selected.connect(self._mark_sample)
         viewer.mouse_drag_callbacks.append(self._on_mouse)
         viewer.layers.events.removed.connect(self._on_removed)
         viewer.layers.events.inserted.connect(self._on_inserted)
@@ -94,7 +97,7 @@ class Canvas:
         except CryoscanError as error:
             self.controller.complain(error)
             return
-        place = self._place_at(position)
+        place = self.controller.review.place_at(position)
         if place is not None:
             self.controller.review.select([place])
         self.controller.asking.what_is(file, position)
@@ -120,10 +123,16 @@ class Canvas:
             for layer in self.viewer.layers
             if layer.metadata.get("cryoscan", {}).get("scan") == str(review.result.path)
         }
-        if review.numbers is not None and not known.get("places", _NONE).metadata.get("cryoscan", {}).get("numbers"):
+        if review.painted and not known.get("places", _NONE).metadata.get("cryoscan", {}).get("numbers"):
             known.pop("places", None)  # painted by now
+        drawn = None if review.redrawing is None else review.redrawing.path.name
+        for role in ("places", "hits"):
+            if role in known and known[role].metadata["cryoscan"].get("drawn") != drawn:
+                known.pop(role)  # drawn anew by now, or that was undone
+        mine = {role: self._own[role] for role in ("places", "hits") if role in self._own}
+        seen = {role: (layer.visible, layer.opacity) for role, layer in mine.items()}  # as the user has set them
         self._drop(*(key for key in ("places", "hits", "score", "margin") if key not in known))
-        for role, layer_data in scan_layers(review.result).items():
+        for role, layer_data in scan_layers(review.result, review.reviewed).items():
             if role == "volume":
                 if not self.volumes():
                     layer = self._add(role, layer_data)
@@ -131,7 +140,9 @@ class Canvas:
             elif role in known:
                 self._own[role] = known[role]
             else:
-                self._add(role, layer_data)
+                layer = self._add(role, layer_data)
+                if role in seen:
+                    layer.visible, layer.opacity = seen[role]
         missing = missing_source(review.result)
         if missing is not None and not self.volumes():
             self.controller.said.emit("warning", missing)
@@ -147,7 +158,12 @@ class Canvas:
         if review.found is None:
             return
         places, hits = self._own.get("places"), self._own.get("hits")
-        if places is not None and review.numbers is not None:
+        if places is not None and review.lattice is not None:
+            finest = places.data[0] if places.multiscale else places.data
+            finest.table[:] = review.labels_of_points()  # which the coarser levels share
+            places.colormap = DirectLabelColormap(color_dict=review.colours_of_labels())
+            places.refresh()
+        elif places is not None and review.numbers is not None:
             places.colormap = DirectLabelColormap(color_dict=review.colours())
         if hits is not None:
             now = review.places.hits
@@ -227,6 +243,40 @@ class Canvas:
         self._drop("segments")
         self._add("segments", label_layer(answer.labels, name="named regions"))
 
+    def _show_sample(self, sample: Sample | None) -> None:
+        self._drop("sample")
+        if sample is None:
+            return
+        colours = [[*(part / 255 for part in meaning.colour), 1.0] for meaning in sample.meanings]
+        settings = {
+            "name": "lattice sample",
+            "size": 8.0,
+            "face_color": np.array(colours).reshape(-1, 4),
+            "border_width": 0.1,
+            "features": {"type": [m.type for m in sample.meanings], "name": [m.name for m in sample.meanings]},
+            "units": ("angstrom",) * 3,
+        }
+        layer = self._add("sample", (sample.positions, settings, "points"))
+        layer.selected_data.events.items_changed.connect(self._on_sample_selected)
+
+    def _mark_sample(self) -> None:
+        asking, layer = self.controller.asking, self._own.get("sample")
+        if layer is None or asking.sample is None:
+            return
+        chosen = np.zeros(len(asking.sample.positions), bool)
+        chosen[list(asking.sample_selection)] = True
+        with _silence(self):
+            layer.shown = chosen | ~chosen.any()  # the rest would hide those that were caught
+            layer.selected_data = set(asking.sample_selection)
+        if chosen.sum() == 1:
+            z, y, x = asking.sample.positions[chosen][0]
+            self.look_at((float(z), float(y), float(x)))
+
+    def _on_sample_selected(self, *_: object) -> None:
+        layer = self._own.get("sample")
+        if not self._quiet and layer is not None:
+            self.controller.asking.select_sample(sorted(layer.selected_data))
+
     # ------------------------------------------------------------ mouse and keys
 
     def _on_mouse(self, viewer: Any, event: Any) -> Iterator[None]:
@@ -260,18 +310,6 @@ class Canvas:
             return None
         z, y, x = found.hits.positions[int(number) - 1]
         return float(z), float(y), float(x)
-
-    def _place_at(self, position: Vector) -> int | None:
-        """Index of the scan's place to which a position belongs."""
-        review = self.controller.review
-        if review.numbers is None or review.found is None:
-            return None
-        index = np.rint(review.numbers.to_index(position)).astype(int)
-        if (index < 0).any() or (index >= review.numbers.shape).any():
-            return None
-        z, y, x = index.tolist()
-        number = int(np.asarray(review.numbers.data[z : z + 1, y : y + 1, x : x + 1]).item())
-        return number - 1 if number and review.shown[number - 1] else None
 
     def _bind_keys(self) -> None:
         review = self.controller.review

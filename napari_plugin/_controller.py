@@ -9,6 +9,7 @@ from cryoscan.errors import CryoscanError
 from napari_plugin import _tasks
 from napari_plugin._asking import Asking
 from napari_plugin._background import Background, StoppedError
+from napari_plugin._editing import Drawn
 from napari_plugin._review import Review
 from napari_plugin._scanning import Scanning
 
@@ -58,7 +59,7 @@ class Controller:
         if not self.review.open(path):
             return
         self.asking.datedb = self.review.datedb
-        if self.review.numbers is None:
+        if not self.review.painted:
             self._answers.run(
                 _tasks.paint,
                 path,
@@ -98,6 +99,40 @@ class Controller:
             on_error=self.complain,
         )
 
+    def redraw(self, drawn: Drawn) -> None:
+        """Let the answer of the scan follow what was painted, erased, merged and split."""
+        review = self.review
+        if review.result is None:
+            return
+        path = review.result.path
+        if not len(drawn.voxels):
+            self.said.emit("info", "The regions are those of the scan already: nothing was changed in the layer.")
+            return
+
+        def event(what: Any) -> None:
+            from cryoscan.scan import Journal
+            from cryoscan.workflows import Redrawn
+
+            if not isinstance(what, Redrawn):
+                return
+            if review.result is None or review.result.path != path:  # another scan was opened meanwhile
+                Journal(path / "journal.jsonl").add("labels", what.positions, note=what.note)
+            elif review.note_labels(what.note, what.positions):
+                self.said.emit("info", "Hits, counts and exports follow the edited regions now; U undoes it.")
+
+        self._answers.run(
+            _tasks.redraw,
+            path,
+            review.datedb,
+            drawn.voxels,
+            drawn.numbers,
+            drawn.hits,
+            drawn.names,
+            on_event=event,
+            on_error=self.complain,
+            kind="redraw",
+        )
+
     def add_to_datedb(self, target: Path) -> None:
         """Make the accepted hits entries of a database of the user's."""
         from cryoscan.datedb import Entry
@@ -114,10 +149,10 @@ class Controller:
                 place + 1,
             )
             for place, status in enumerate(places.status)
-            if status == "accepted"
+            if status == "accepted" and places.hits.types[place]
         ]
         if not regions:
-            self.said.emit("warning", "No hit is accepted yet: select some and accept them first.")
+            self.said.emit("warning", "No hit with a type is accepted yet: select some and accept them first.")
             return
         base = target if target.exists() else review.datedb
         self._answers.run(

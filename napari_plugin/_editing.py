@@ -1,19 +1,49 @@
-"""Regions edited by hand: painted with napari's own tools, merged and split here; every step can be undone."""
+"""Regions edited by hand: painted with napari's own tools, merged and split here; every step can be undone.
 
+The edited layer is a copy. What differs between it and the regions of the scan (`drawn_in`) is what the scan's
+answer follows once the user says so.
+"""
+
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cryoscan.errors import GeometryError, ResourceError
-from cryoscan.labels import LabelMap
+from cryoscan.labels import LabelClass, LabelMap
 from cryoscan.segment import split_region
 from cryoscan.volume import Volume
 from napari_plugin._layers import LayerData, label_layer
 from napari_plugin._review import Review
 from napari_plugin._sources import file_of
+from napari_plugin._writer import classes_of
 
 _MOST_VOXELS = 512 * 2**20
+_SLAB = 64  # planes that are compared at once: the chunks of a scan
+_KEY = "cryoscan edited"  # of a layer's metadata: which scan it is of, and which numbers were in it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """What is other in a layer than in the regions of a scan.
+
+    Parameters
+    ----------
+    voxels : int64 array, `n`
+        Flat indices.
+    numbers : uint32 array, `n`
+        The region that each belongs to now, 0 for none.
+    hits : frozenset of int
+        Regions that were copied into the layer.
+    names : dict
+        Number of a new region → what the layer calls it.
+    """
+
+    voxels: np.ndarray
+    numbers: np.ndarray
+    hits: frozenset[int]
+    names: dict[int, LabelClass]
 
 
 def editable_layer(review: Review) -> LayerData:
@@ -26,8 +56,12 @@ def editable_layer(review: Review) -> LayerData:
     GeometryError
         If there is no scan whose regions are painted.
     """
-    from cryoscan.labels import LabelClass
-
+    if review.lattice is not None:
+        raise GeometryError(
+            "expected a scan whose places are cut out, to edit them",
+            got="one whose labels belong to the points of its lattice",
+            hint="Export the labels (page Export), open the file, and paint in that layer.",
+        )
     if review.numbers is None or review.result is None:
         raise GeometryError(
             "expected a scan with painted regions", got="none", hint="Open a .scan folder, and wait a moment."
@@ -48,7 +82,56 @@ def editable_layer(review: Review) -> LayerData:
         for place in np.flatnonzero(places.kept).tolist()
     }
     labels = LabelMap(Volume(data, review.numbers.voxel_size, review.numbers.origin), classes)
-    return label_layer(labels, name=f"{review.result.path.stem} edited")
+    layer, settings, kind = label_layer(labels, name=f"{review.result.path.stem} edited")
+    about = {"scan": str(review.result.path), "numbers": set(classes)}
+    return layer, {**settings, "metadata": {_KEY: about}}, kind
+
+
+def drawn_in(layer: Any, review: Review) -> Drawn:
+    """What was painted, erased, merged and split in a layer since the scan's regions were copied into it.
+
+    Regions that are new get the numbers after those of all places, in the layer too: places
+    without a name, which the copy leaves out, have numbers of their own.
+
+    Raises
+    ------
+    GeometryError
+        If the layer is no copy of the regions of the scan that is open.
+    """
+    about = layer.metadata.get(_KEY)
+    if review.result is None or review.numbers is None or about is None or about["scan"] != str(review.result.path):
+        raise GeometryError(
+            "expected an edited copy of the regions of the scan that is open",
+            got=f"layer '{layer.name}'",
+            hint="Make a copy to edit, and draw in that.",
+        )
+    assert review.found is not None
+    places, data = len(review.found), np.asarray(layer.data)
+    new = [n for n in np.unique(data).tolist() if n and (n > places or n not in about["numbers"])]
+    moves = {old: places + 1 + index for index, old in enumerate(new)}
+    where = {old: np.nonzero(data == old) for old, number in moves.items() if old != number}
+    for old, here in where.items():
+        layer.data_setitem(here, moves[old])
+        _name_like(layer, old, [moves[old]])
+    about["numbers"] |= set(moves.values())
+    shown = np.zeros(places + 1, bool)
+    shown[[number for number in about["numbers"] if number <= places]] = True
+    plane = int(np.prod(data.shape[1:]))
+    voxels: list[np.ndarray] = []
+    numbers: list[np.ndarray] = []
+    for first in range(0, len(data), _SLAB):
+        before = np.asarray(review.numbers.data[first : first + _SLAB, :, :])
+        now = data[first : first + _SLAB].ravel()
+        other = np.flatnonzero(now != np.where(shown[before], before, 0).ravel())
+        voxels.append(other + first * plane)
+        numbers.append(now[other].astype(np.uint32))
+    named = classes_of(layer.features)
+    return Drawn(
+        np.concatenate(voxels),
+        np.concatenate(numbers),
+        frozenset(about["numbers"]),
+        {number: named[number] for number in moves.values() if number in named},
+    )
 
 
 def merge(layer: Any, labels: list[int]) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from cryoscan import Hits, LabelClass, LabelMap, Volume
 from cryoscan.units import Angstrom
-from napari_plugin._slabs import Crop, as_box, slabbed, whole_key
+from napari_plugin._slabs import ByPlanes, LookedUp, slabbed
 
 LayerData = tuple[Any, dict[str, Any], str]
 """Data, settings and type of a layer, as napari's readers give them."""
@@ -70,6 +70,26 @@ def label_layer(labels: LabelMap, *, name: str, coarser: Sequence[Volume] = ()) 
         colours = {number: (*_unit(meaning.colour), 1.0) for number, meaning in zip(numbers, meanings, strict=True)}
         settings["colormap"] = {None: _GREY, 0: _CLEAR, **colours}
     return _levels(labels.volume, coarser, blend=False), settings, "labels"
+
+
+def looked_up_layer(labels: LabelMap, table: np.ndarray, *, name: str, coarser: Sequence[Volume] = ()) -> LayerData:
+    """Describe integers that are read as labels: with the table the layer changes, with nothing written.
+
+    Parameters
+    ----------
+    labels : LabelMap
+        Of the integers; its classes are those of the labels.
+    table : int array
+        Integer → label.
+    name : str
+        Of the layer.
+    coarser : sequence of Volume
+        The integers at lower resolutions.
+    """
+    data, settings, kind = label_layer(labels, name=name, coarser=coarser)
+    levels = data if isinstance(data, list) else [data]
+    looked = [LookedUp(level, table) for level in levels]
+    return looked if isinstance(data, list) else looked[0], settings, kind
 
 
 def hits_layer(hits: Hits, *, name: str, diameter: Angstrom = 50.0) -> LayerData:
@@ -134,7 +154,7 @@ def score_layer(lattice: Volume, *, name: str, limits: tuple[float, float] = (0.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LevelOnGrid:
+class LevelOnGrid(ByPlanes):
     """A coarse level, sampled where napari draws its voxels.
 
     napari puts voxel i of a coarse level at i × (fine size / coarse size) voxels of the finest one.
@@ -164,36 +184,6 @@ class LevelOnGrid:
             share.append(np.clip(place - lower, 0, 1) if blend else np.zeros_like(place))
         return cls(level.data, (below[0], below[1], below[2]), (share[0], share[1], share[2]))
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Size, z, y, x."""
-        z, y, x = self.source.shape
-        return int(z), int(y), int(x)
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return 3
-
-    @property
-    def size(self) -> int:
-        """Number of voxels; viewers order levels by it."""
-        return int(np.prod(self.shape))
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the values."""
-        return np.dtype(self.source.dtype)
-
-    def __getitem__(self, key: Any, /) -> Any:
-        key = whole_key(key)
-        box = as_box(key, self.shape)
-        return self._values(key) if box is None else Crop(self, box)
-
-    def read(self, box: tuple[slice, slice, slice]) -> np.ndarray:
-        """The values of a box."""
-        return self._values(box)
-
     def _values(self, key: tuple[Any, Any, Any]) -> np.ndarray:
         below = [np.atleast_1d(b[k]) for b, k in zip(self.below, key, strict=True)]
         share = [np.atleast_1d(s[k]) for s, k in zip(self.share, key, strict=True)]
@@ -214,10 +204,6 @@ class LevelOnGrid:
             values = lower
         picked = tuple(slice(None) if isinstance(k, slice) else 0 for k in key)
         return values[picked].astype(self.dtype, copy=False)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Everything at once; levels are coarse."""
-        return np.asarray(self._values((slice(None),) * 3), dtype=dtype)
 
 
 def _levels(volume: Volume, coarser: Sequence[Volume], *, blend: bool) -> Any:

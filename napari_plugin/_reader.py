@@ -4,10 +4,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_plugin._layers import LayerData, hits_layer, label_layer, score_layer, volume_layer
+import numpy as np
+
+from napari_plugin._layers import LayerData, hits_layer, label_layer, looked_up_layer, score_layer, volume_layer
 
 if TYPE_CHECKING:
     from cryoscan.io import VolumeFile
+    from cryoscan.redrawn import Reviewed
     from cryoscan.scan import ScanResult
 
 
@@ -70,10 +73,17 @@ def read_scan(path: str) -> list[LayerData]:
     return list(scan_layers(open_scan(Path(path))).values())
 
 
-def scan_layers(result: "ScanResult") -> dict[str, LayerData]:
-    """The layers of a scan by what they are: volume, score, margin, places and hits, as far as they exist."""
+def scan_layers(result: "ScanResult", now: "Reviewed | None" = None) -> dict[str, LayerData]:
+    """The layers of a scan by what they are: volume, score, margin, places and hits, as far as they exist.
+
+    Parameters
+    ----------
+    result : ScanResult
+    now : Reviewed, optional
+        What people did to it, where that is known already.
+    """
     from cryoscan.io import VolumeFile
-    from cryoscan.scan import place_numbers, read_found
+    from cryoscan.redrawn import reviewed
 
     name = result.path.stem
     layers: dict[str, LayerData] = {}
@@ -89,12 +99,13 @@ def scan_layers(result: "ScanResult") -> dict[str, LayerData]:
         )
     if not result.is_complete:
         return layers
-    found = read_found(result)
-    numbers = place_numbers(result)
-    layers["places"] = _of_scan(result, "places", _places_layer(result, numbers), numbers=numbers is not None)
-    data, settings, kind = hits_layer(found.hits, name=f"{name} hits", diameter=12.0)
-    settings |= {"border_width": 0.1, "shown": found.named()}
-    layers["hits"] = _of_scan(result, "hits", (data, settings, kind))
+    now = now or reviewed(result)
+    painted = now.numbers is not None or now.lattice is not None
+    drawn = None if now.redrawing is None else now.redrawing.path.name
+    layers["places"] = _of_scan(result, "places", _places_layer(now), numbers=painted, drawn=drawn)
+    data, settings, kind = hits_layer(now.found.hits, name=f"{name} hits", diameter=12.0)
+    settings |= {"border_width": 0.1, "shown": now.places.kept}
+    layers["hits"] = _of_scan(result, "hits", (data, settings, kind), drawn=drawn)
     return layers
 
 
@@ -109,23 +120,26 @@ def missing_source(result: "ScanResult") -> str | None:
     )
 
 
-def _places_layer(result: "ScanResult", numbers: Any) -> LayerData:
+def _places_layer(now: "Reviewed") -> LayerData:
     """Numbers of the places, where they are painted, in the colours of their types; else the labels."""
     from cryoscan import LabelClass, LabelMap
     from cryoscan.io import open_levels
-    from cryoscan.scan import corrected_result
+    from cryoscan.lattice import POINTS
 
-    name = f"{result.path.stem} domains"
+    path, numbers = now.result.path, now.numbers
+    name = f"{path.stem} domains"
+    if now.lattice is not None:
+        table = now.lattice.table(now.found, now.places)
+        labels = LabelMap(now.lattice.numbers, now.lattice.classes(now.result, now.places))
+        return looked_up_layer(labels, table, name=name, coarser=open_levels(path / POINTS)[1:])
     if numbers is None:
-        return label_layer(result.labels(), name=name, coarser=open_levels(result.path / "labels.zarr")[1:])
-    answer = corrected_result(result)
-    hits = answer.hits
+        return label_layer(now.result.labels(), name=name, coarser=open_levels(path / "labels.zarr")[1:])
+    hits = now.places.hits
     classes = {
         place + 1: LabelClass(hits.names[place], hits.types[place], hits.schemes[place])
-        for place in range(len(hits))
-        if answer.kept[place]
+        for place in np.flatnonzero(now.places.kept).tolist()
     }
-    coarser = open_levels(result.path / "found.zarr")[1:]
+    coarser = open_levels(path / "found.zarr" if now.redrawing is None else now.redrawing.path)[1:]
     data, settings, kind = label_layer(LabelMap(numbers, classes), name=name, coarser=coarser)
     if "colormap" in settings:
         settings["colormap"][None] = (0.0, 0.0, 0.0, 0.0)  # places without a name

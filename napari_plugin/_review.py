@@ -11,6 +11,8 @@ from psygnal import Signal
 from cryoscan.batch import write_recipe
 from cryoscan.errors import CryoscanError, FormatError
 from cryoscan.labels import LabelClass
+from cryoscan.lattice import LatticePoints, open_points
+from cryoscan.redrawn import Redrawing, Reviewed, last_redrawing, review
 from cryoscan.scan import (
     Change,
     Corrected,
@@ -19,11 +21,11 @@ from cryoscan.scan import (
     ScanConfig,
     ScanResult,
     TypeThresholds,
-    corrected,
     open_scan,
     place_numbers,
     read_found,
 )
+from cryoscan.units import Vector
 from cryoscan.volume import Volume
 
 _NOTHING: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
@@ -56,12 +58,20 @@ class Review:
     def __init__(self) -> None:
         self.result: ScanResult | None = None
         self.found: FoundPlaces | None = None
+        """All places, those that were drawn by hand too."""
         self.journal: Journal | None = None
+        self.redrawing: Redrawing | None = None
         self.numbers: Volume | None = None
+        """Number of the place of every voxel, where places were cut out and are painted."""
+        self.lattice: LatticePoints | None = None
+        """Which lattice point speaks for every voxel, where places are not cut out and that is painted."""
         self.config = ScanConfig()
         self.hidden: set[tuple[str, str]] = set()
         self.fade = True
         self.selection: tuple[int, ...] = ()
+        self._scanned: FoundPlaces | None = None
+        self._painted: Volume | None = None
+        self._said = ""
         self._corrected: Corrected | None = None
 
     # ------------------------------------------------------------ open
@@ -72,12 +82,14 @@ class Review:
             result = open_scan(path)
             found = read_found(result)
             journal = Journal(path / "journal.jsonl")
-            numbers = place_numbers(result)
+            painted, lattice = place_numbers(result), open_points(result)
         except (CryoscanError, OSError) as error:
             self.failed.emit(error)
             return False
-        self.result, self.found, self.journal, self.numbers = result, found, journal, numbers
+        self.result, self._scanned, self.journal = result, found, journal
+        self._painted, self.lattice = painted, lattice
         self.config, self.hidden, self.selection = found.config, set(), ()
+        self._draw(self._last_redrawing())
         self._update()
         self.opened.emit()
         self.changed.emit()
@@ -86,7 +98,8 @@ class Review:
     def repainted(self) -> None:
         """The regions of the places are painted now."""
         if self.result is not None:
-            self.numbers = place_numbers(self.result)
+            self._painted, self.lattice = place_numbers(self.result), open_points(self.result)
+            self._draw(self.redrawing)
             self.opened.emit()
             self.changed.emit()
 
@@ -96,6 +109,18 @@ class Review:
         if self._corrected is None:
             raise FormatError("expected an open scan", got="none", hint="Scan a volume, or open a .scan folder.")
         return self._corrected
+
+    @property
+    def painted(self) -> bool:
+        """Whether the regions can be shown under any thresholds."""
+        return self.numbers is not None or self.lattice is not None
+
+    @property
+    def reviewed(self) -> Reviewed | None:
+        """The scan after all that people did to it, as exports have it; None if none is open."""
+        if self.result is None or self.found is None:
+            return None
+        return Reviewed(self.result, self.found, self.places, self.redrawing, self.lattice)
 
     @property
     def datedb(self) -> Path | None:
@@ -184,6 +209,12 @@ class Review:
         keys = zip(places.hits.schemes, places.hits.types, strict=True)
         return places.kept & np.array([key not in self.hidden for key in keys], bool).reshape(len(places.hits))
 
+    @property
+    def compared(self) -> np.ndarray:
+        """Which places have a vector in the scan, `n` bool; new regions that were drawn by hand have none."""
+        assert self.found is not None
+        return np.asarray(self.found.tile >= 0)
+
     def sureness(self) -> np.ndarray:
         """How sure the names are, 0 … 1, `n`: their confidence, or else their cosine."""
         assert self.found is not None
@@ -206,6 +237,36 @@ class Review:
             else:
                 colours[place + 1] = _NOTHING
         return colours
+
+    def labels_of_points(self) -> np.ndarray:
+        """Label of every lattice point now, by its number."""
+        assert self.lattice is not None
+        assert self.found is not None
+        return self.lattice.table(self.found, self.places, self.config)
+
+    def colours_of_labels(self) -> dict[int | None, tuple[float, float, float, float]]:
+        """Colour of every label of lattice points; types that are hidden have none."""
+        assert self.lattice is not None
+        assert self.result is not None
+        colours: dict[int | None, tuple[float, float, float, float]] = {None: _NOTHING, 0: _NOTHING}
+        for label, meaning in self.lattice.classes(self.result, self.places).items():
+            red, green, blue = (part / 255 for part in meaning.colour)
+            shown = (meaning.scheme, meaning.type) not in self.hidden
+            colours[label] = (red, green, blue, 1.0) if shown else _NOTHING
+        return colours
+
+    def place_at(self, position: Vector) -> int | None:
+        """Index of the place, if it is shown, to which a position in Å belongs."""
+        numbers = self.numbers if self.lattice is None else self.lattice.numbers
+        if numbers is None:
+            return None
+        index = np.rint(numbers.to_index(position)).astype(int)
+        if (index < 0).any() or (index >= numbers.shape).any():
+            return None
+        z, y, x = index.tolist()
+        number = int(np.asarray(numbers.data[z : z + 1, y : y + 1, x : x + 1]).item())
+        place = number - 1 if number == 0 or self.lattice is None else int(self.lattice.place[number - 1])
+        return place if place >= 0 and self.shown[place] else None
 
     # ------------------------------------------------------------ selection
 
@@ -248,13 +309,20 @@ class Review:
         self._changed()
         return undone
 
-    def note_labels(self, note: str) -> None:
-        """Write down that labels were drawn by hand and saved."""
-        if self.journal is not None:
-            try:
-                self.journal.add("labels", note=note)
-            except CryoscanError as error:
-                self.failed.emit(error)
+    def note_labels(self, note: str, positions: Iterable[Vector] = ()) -> bool:
+        """Write down that labels were drawn by hand and saved; in the scan's own folder they count from now on.
+
+        Gives whether it could be written.
+        """
+        if self.journal is None:
+            return False
+        try:
+            self.journal.add("labels", positions, note=note)
+        except CryoscanError as error:
+            self.failed.emit(error)
+            return False
+        self._changed()
+        return True
 
     def _note(self, what: Any, **about: str) -> None:
         if self.journal is None or self.found is None or not self.selection:
@@ -267,11 +335,35 @@ class Review:
             return
         self._changed()
 
-    def _update(self) -> None:
-        assert self.found is not None
+    def _last_redrawing(self) -> Redrawing | None:
+        """What was drawn and stands; where it cannot be read, that is said once and the scan's regions stay."""
+        assert self.result is not None
         assert self.journal is not None
-        self._corrected = corrected(self.found, self.found.named(self.config), self.journal.standing())
+        try:
+            return last_redrawing(self.result, self.journal.standing(), self.redrawing)
+        except CryoscanError as error:
+            if str(error) != self._said:
+                self._said = str(error)
+                self.failed.emit(error)
+            return None
+
+    def _draw(self, redrawing: Redrawing | None) -> None:
+        """What the regions are from now on."""
+        self.redrawing = redrawing
+        self.numbers = self._painted if redrawing is None else redrawing.numbers
+
+    def _update(self) -> None:
+        assert self._scanned is not None
+        assert self.journal is not None
+        self.found, self._corrected = review(self._scanned, self.journal.standing(), self.redrawing, self.config)
 
     def _changed(self) -> None:
+        """Thresholds or the journal are others now; the regions too, if something was drawn or undone."""
+        redrawing = self._last_redrawing()
+        drawn = redrawing is not self.redrawing
+        self._draw(redrawing)
         self._update()
+        if drawn:
+            self.selection = tuple(place for place in self.selection if place < len(self.places.hits))
+            self.opened.emit()
         self.changed.emit()

@@ -13,26 +13,21 @@ _BUDGET = 640 * 2**20
 """Bytes of decoded planes that are kept, over all volumes."""
 
 
-class Crop:
-    """A box of an array that is read when a plane of it is asked for.
+class ByPlanes:
+    """An array that viewers take for one, and that reads only what they draw: a plane, not the box around it.
 
-    napari cuts out what is visible before it takes a plane, and expects nothing to be read by that.
-
-    Parameters
-    ----------
-    source : array-like, `z y x`
-    box : (z, y, x) of slices
-        With start and stop.
+    napari cuts out what is visible before it takes a plane, and expects nothing to be read by that. Subclasses have a
+    `source`, and say in `_values` what an index of it means that is more than a box.
     """
 
-    def __init__(self, source: Any, box: tuple[slice, slice, slice]) -> None:
-        self.source, self.box = source, box
+    __slots__ = ()
+    source: Any
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Size, z, y, x."""
-        z, y, x = (max(part.stop - part.start, 0) for part in self.box)
-        return z, y, x
+        z, y, x = self.source.shape
+        return int(z), int(y), int(x)
 
     @property
     def ndim(self) -> int:
@@ -41,13 +36,50 @@ class Crop:
 
     @property
     def size(self) -> int:
-        """Number of voxels."""
+        """Number of voxels; viewers order levels by it."""
         return int(np.prod(self.shape))
 
     @property
     def dtype(self) -> np.dtype:
         """Type of the values."""
         return np.dtype(self.source.dtype)
+
+    def __getitem__(self, key: Any, /) -> Any:
+        key = whole_key(key)
+        box = as_box(key, self.shape)
+        return self._values(key) if box is None else Crop(self, box)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Everything at once, for functions that take arrays only."""
+        z, y, x = self.shape
+        return np.asarray(self.read((slice(0, z), slice(0, y), slice(0, x))), dtype=dtype)
+
+    def read(self, box: tuple[slice, slice, slice]) -> np.ndarray:
+        """The values of a box."""
+        return np.asarray(self._values(box))
+
+    def _values(self, key: tuple[Any, Any, Any]) -> Any:
+        raise NotImplementedError
+
+
+class Crop(ByPlanes):
+    """A box of an array that is read when a plane of it is asked for.
+
+    Parameters
+    ----------
+    source : ByPlanes
+    box : (z, y, x) of slices
+        With start and stop.
+    """
+
+    def __init__(self, source: ByPlanes, box: tuple[slice, slice, slice]) -> None:
+        self.source, self.box = source, box
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Size, z, y, x."""
+        z, y, x = (max(part.stop - part.start, 0) for part in self.box)
+        return z, y, x
 
     def __getitem__(self, key: Any, /) -> Any:
         parts: list[int | slice] = []
@@ -62,6 +94,28 @@ class Crop:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All of the box."""
         return np.asarray(self.source.read(self.box), dtype=dtype)
+
+
+class LookedUp(ByPlanes):
+    """Integers read as others; who changes the table changes the array.
+
+    Parameters
+    ----------
+    source : array-like of int, `z y x`
+    table : array
+        By the integers of `source`.
+    """
+
+    def __init__(self, source: Any, table: np.ndarray) -> None:
+        self.source, self.table = source, table
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values."""
+        return self.table.dtype
+
+    def _values(self, key: tuple[Any, Any, Any]) -> np.ndarray:
+        return np.asarray(self.table[np.asarray(self.source[key])])
 
 
 def whole_key(key: Any) -> tuple[Any, Any, Any]:
@@ -135,7 +189,7 @@ class SlabCache:
 _shared = SlabCache()
 
 
-class Slabbed:
+class Slabbed(ByPlanes):
     """A chunked array whose planes are read chunk by chunk; anything else passes unchanged.
 
     Parameters
@@ -151,32 +205,7 @@ class Slabbed:
         self._cache = cache or _shared
         self._last: tuple[int, int] | None = None
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Size, z, y, x."""
-        z, y, x = self.source.shape
-        return int(z), int(y), int(x)
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return 3
-
-    @property
-    def size(self) -> int:
-        """Number of voxels; viewers order levels by it."""
-        return int(np.prod(self.shape))
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the values."""
-        return np.dtype(self.source.dtype)
-
-    def __getitem__(self, key: Any, /) -> Any:
-        key = whole_key(key)
-        box = as_box(key, self.shape)
-        if box is not None:
-            return Crop(self, box)
+    def _values(self, key: tuple[Any, Any, Any]) -> Any:
         planes = [axis for axis, part in enumerate(key) if isinstance(part, int | np.integer)]
         if len(planes) != 1 or any(isinstance(part, slice) and part.step not in (None, 1) for part in key):
             return self.source[key]
@@ -195,10 +224,6 @@ class Slabbed:
         if slab is None:  # the plane alone is sooner there
             return self.source[key]
         return np.take(slab, plane - number * thick, axis)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Everything at once, for functions that take arrays only."""
-        return np.asarray(self.source[:, :, :], dtype=dtype)
 
     def read(self, box: tuple[slice, slice, slice]) -> np.ndarray:
         """The values of a box: through the cache if it is one plane, else past it."""

@@ -1,17 +1,58 @@
 """From layers back to files and regions: what the user points at in the viewer, as the library takes it."""
 
+import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cryoscan.errors import GeometryError, MissingFileError
 from cryoscan.io import VolumeFile, describe
-from cryoscan.units import Box, Vector
+from cryoscan.units import Box, Shape, Vector
 from cryoscan.volume import Volume
 
 _SAME_SIZE = 1e-3
 _EXTRA_DEPTH = 0.5
 """Of the width of an outline, above and below the plane in which it was drawn."""
+_SLAB = 64  # planes that are read at once: the chunks of most stores
+
+
+@dataclass(frozen=True, slots=True)
+class Painted:
+    """Where a labels layer is painted, small enough to cross to another process.
+
+    Parameters
+    ----------
+    shape : (z, y, x)
+    scale, translate : (z, y, x) in Å
+        Of the layer: edge of a voxel, and the centre of voxel 0.
+    planes : tuple of bytes
+        A bit per voxel, packed and compressed plane by plane.
+    """
+
+    shape: Shape
+    scale: Vector
+    translate: Vector
+    planes: tuple[bytes, ...]
+
+    def on_grid_of(self, volume: Volume) -> Volume:
+        """The same on the grid of a volume: 1 where the nearest voxel of the layer is painted, 0 outside of it."""
+        nearest, inside = [], []
+        for axis in range(3):
+            places = volume.origin[axis] + np.arange(volume.shape[axis]) * volume.voxel_size
+            index = np.rint((places - self.translate[axis]) / self.scale[axis]).astype(int)
+            inside.append((index >= 0) & (index < self.shape[axis]))
+            nearest.append(np.clip(index, 0, self.shape[axis] - 1))
+        mask = np.zeros(volume.shape, np.int8)
+        rows = np.ix_(inside[1], inside[2])
+        for z in np.flatnonzero(inside[0]):
+            plane = self._plane(int(nearest[0][z]))
+            mask[z][rows] = plane[np.ix_(nearest[1][inside[1]], nearest[2][inside[2]])]
+        return Volume(mask, volume.voxel_size, volume.origin)
+
+    def _plane(self, z: int) -> np.ndarray:
+        bits = np.frombuffer(zlib.decompress(self.planes[z]), np.uint8)
+        return np.unpackbits(bits, count=self.shape[1] * self.shape[2]).reshape(self.shape[1:])
 
 
 def file_of(layer: Any) -> VolumeFile:
@@ -108,10 +149,35 @@ def outline_of(layer: Any) -> np.ndarray:
     return _corners(layer)[:, 1:]
 
 
-def position_of(viewer: Any) -> Vector:
-    """Where the cursor is, in Å."""
-    z, y, x = viewer.cursor.position[-3:]
-    return float(z), float(y), float(x)
+def mask_of(layer: Any) -> Painted:
+    """Where a labels layer is not 0.
+
+    Raises
+    ------
+    GeometryError
+        If the layer is not three-dimensional, or nothing is painted in it.
+    """
+    if layer.ndim != 3:
+        raise GeometryError(
+            f"expected a mask of three dimensions in layer '{layer.name}'",
+            got=f"{layer.ndim} dimensions",
+            hint="Choose labels that were made on the volume (z, y, x).",
+        )
+    data = layer.data[0] if layer.multiscale else layer.data
+    z, y, x = data.shape
+    planes: list[bytes] = []
+    painted = False
+    for first in range(0, z, _SLAB):
+        for plane in np.asarray(data[first : first + _SLAB, :, :]) != 0:
+            painted = painted or bool(plane.any())
+            planes.append(zlib.compress(np.packbits(plane).tobytes(), 1))
+    if not painted:
+        raise GeometryError(
+            f"expected something painted in layer '{layer.name}'", got="nothing", hint="Paint where to look."
+        )
+    (sz, sy, sx), (tz, ty, tx) = layer.scale, layer.translate
+    scale, translate = (float(sz), float(sy), float(sx)), (float(tz), float(ty), float(tx))
+    return Painted((z, y, x), scale, translate, tuple(planes))
 
 
 def _corners(layer: Any) -> np.ndarray:

@@ -6,7 +6,7 @@ paths that crossed the process border; databases stay open between calls.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,16 @@ import numpy as np
 
 from cryoscan.hits import Candidate, Hits, Region
 from cryoscan.io import VolumeFile
-from cryoscan.labels import LabelMap
+from cryoscan.labels import LabelClass, LabelMap
 from cryoscan.units import Angstrom, Box, Vector
 from cryoscan.volume import Volume
+from napari_plugin._sources import Painted
 
 if TYPE_CHECKING:
     from cryoscan.datedb import DateDB, Entry
     from cryoscan.embedding import Embedder
-    from cryoscan.scan import ScanConfig, ScanEvent, ScanPlan, ScanResult
-    from cryoscan.workflows import Identification, IdentifiedPlace, RegionsScored
+    from cryoscan.scan import LabelsPainted, ScanConfig, ScanEvent, ScanPlan, ScanResult
+    from cryoscan.workflows import Identification, IdentifiedPlace, Redrawn, RegionsScored
 
 _HITS_EVERY = 2.0  # seconds between looks at what an unfinished scan has found
 
@@ -42,8 +43,8 @@ class ScanRequest:
     config : ScanConfig
     outline : float array, `n 2`, optional
         Corners of what is to be scanned, y and x in Å, over all planes.
-    mask : Path, optional
-        Volume on the same grid, above 0 where to look.
+    mask : Path or Painted, optional
+        Where to look: a file on the same grid, above 0 there, or what is painted in the viewer.
     overwrite : bool
     """
 
@@ -52,7 +53,7 @@ class ScanRequest:
     config: "ScanConfig"
     datedb: Path | None = None
     outline: np.ndarray | None = None
-    mask: Path | None = None
+    mask: Path | Painted | None = None
     overwrite: bool = False
 
 
@@ -88,6 +89,11 @@ class SoFar:
     hits: Hits
 
 
+def mask_path(output: Path) -> Path:
+    """Where the mask of a scan is kept that was painted in the viewer."""
+    return output.with_name(f"{output.stem}.mask.zarr")
+
+
 def warm_up(datedb: Path | None) -> str:
     """Open a database and search it once, so that the first question is answered as fast as the others."""
     from cryoscan.datedb.build import closer_look
@@ -114,24 +120,34 @@ def outlook(request: ScanRequest) -> Outlook:
     facts.insert(
         2, ("resolution", f"{look.finest:.1f} Å, {'given' if look.resolution_known else 'from the voxel size'}")
     )
+    facts.insert(3, ("embedder", type(plan.embedder).__name__ + _closer(plan)))
+    if plan.mask is not None:
+        facts.insert(4, ("mask", f"{_share(plan.mask):.1%} of the volume is looked at"))
     odd = describe(request.file.path).disagreement(request.file.voxel_size) if request.file.voxel_size else None
     return Outlook(tuple(facts), (*([odd] if odd else []), *look.warnings), plan.scannable)
 
 
 def scan(request: ScanRequest) -> Iterator["Planned | SoFar | ScanEvent"]:
-    """Scan a volume, or go on with it; at the end the regions of all places are painted for the viewer."""
-    from cryoscan.scan import PlacesNamed, ScanFinished, hits_so_far, paint_places, run_scan
+    """Scan a volume, or go on with it; at the end the regions of all places are painted for the viewer.
 
+    What was painted as a mask is kept beside the scan, so that the scan can go on where the layer is gone.
+    """
+    from cryoscan.io import write_labels
+    from cryoscan.scan import PlacesNamed, ScanFinished, hits_so_far, run_scan
+
+    if isinstance(request.mask, Painted):
+        kept = mask_path(request.output)
+        write_labels(LabelMap(request.mask.on_grid_of(_whole(request.file)), {}), kept, overwrite=True)
+        request = replace(request, mask=kept)
     plan = _plan(request)
-    db, embedder = _database(request.datedb)
     last = time.monotonic()
     begun = False
     for event in run_scan(plan, request.output, overwrite=request.overwrite):
         if not begun:
             yield Planned(request.output)
             begun = True
-        if isinstance(event, ScanFinished) and embedder.needs_mask:
-            yield from paint_places(event.result, datedb=db, embedder=embedder)
+        if isinstance(event, ScanFinished):
+            yield from paint(request.output, request.datedb)
         yield event
         if isinstance(event, PlacesNamed) and (event.done == event.total or time.monotonic() - last > _HITS_EVERY):
             yield SoFar(hits_so_far(plan, request.output))
@@ -146,12 +162,16 @@ def relabel(path: Path, datedb: Path | None, settings: Mapping[str, Any], output
     yield from again(path, datedb=db, embedder=embedder, settings=settings, output=output)
 
 
-def paint(path: Path, datedb: Path | None) -> Iterator[Any]:
-    """Paint the regions of all places of a scan."""
+def paint(path: Path, datedb: Path | None) -> Iterator["LabelsPainted"]:
+    """Paint the regions of all places of a scan, or where places are not cut out which lattice point speaks where."""
+    from cryoscan.lattice import paint_points
     from cryoscan.scan import open_scan, paint_places
 
     db, embedder = _database(datedb)
-    yield from paint_places(open_scan(path), datedb=db, embedder=embedder)
+    if embedder.needs_mask:
+        yield from paint_places(open_scan(path), datedb=db, embedder=embedder)
+    else:
+        yield from paint_points(open_scan(path), datedb=db, embedder=embedder)
 
 
 def alike(path: Path, datedb: Path | None, places: Sequence[int]) -> np.ndarray:
@@ -168,6 +188,34 @@ def projected(path: Path, datedb: Path | None, places: Sequence[int], method: st
 
     similarity = alike(path, datedb, places)[:, list(places)]
     return project(similarity, method="umap" if method == "umap" else "pca")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """Some points of a scan's lattice, and where they lie in a plane.
+
+    Parameters
+    ----------
+    positions : float array, `n 3`
+        z, y, x in Å.
+    meanings : tuple of LabelClass, `n`
+    plane : float array, `n 2`
+    """
+
+    positions: np.ndarray
+    meanings: tuple[LabelClass, ...]
+    plane: np.ndarray
+
+
+def sampled(path: Path, datedb: Path | None, count: int, method: str) -> Sample:
+    """Some points of a scan's lattice in a plane where those that are alike lie close together."""
+    from cryoscan.lattice import sample_lattice
+    from cryoscan.scan import open_scan, project
+
+    db, embedder = _database(datedb)
+    sample = sample_lattice(open_scan(path), count, datedb=db, embedder=embedder)
+    plane = project(sample.vectors @ sample.vectors.T, method="umap" if method == "umap" else "pca")
+    return Sample(sample.positions, sample.meanings, plane)
 
 
 def name_at(
@@ -271,6 +319,23 @@ def export(path: Path, what: Mapping[str, Any]) -> list[str]:
     return [str(file) for file in export_scan(open_scan(path), **what).files]
 
 
+def redraw(
+    path: Path,
+    datedb: Path | None,
+    voxels: np.ndarray,
+    numbers: np.ndarray,
+    hits: frozenset[int],
+    names: Mapping[int, LabelClass],
+) -> "Iterator[RegionsScored | Redrawn]":
+    """Give voxels of a scan to other regions, and name those; see `redraw_regions`."""
+    from cryoscan.scan import open_scan
+    from cryoscan.workflows import redraw_regions
+
+    db, embedder = _database(datedb)
+    result = open_scan(path)
+    yield from redraw_regions(result, voxels, numbers, datedb=db, embedder=embedder, hits=hits, names=names)
+
+
 def add_to_datedb(path: Path, datedb: Path | None, regions: "Sequence[tuple[Entry, int]]", target: Path) -> str:
     """Write a database with regions of a scan (place numbers, from 1) as entries beside its own."""
     from cryoscan.datedb.own import add_regions
@@ -306,12 +371,33 @@ def _plan(request: ScanRequest) -> "ScanPlan":
 
     db, embedder = _database(request.datedb)
     volume, mask = request.file.open(), None
-    if request.mask is not None:
+    if isinstance(request.mask, Painted):
+        mask = request.mask.on_grid_of(volume)
+    elif request.mask is not None:
         mask = VolumeFile(request.mask, request.file.voxel_size, "bright", request.file.z_range).open()
     elif request.outline is not None:
         inside = region_from_outline(volume, request.outline).astype(np.int8)
         mask = Volume(inside, volume.voxel_size, volume.origin)
-    return plan_scan(volume, datedb=db, embedder=embedder, config=request.config, source=request.file, mask=mask)
+    begun = None if request.overwrite else request.output
+    return plan_scan(
+        volume, datedb=db, embedder=embedder, config=request.config, source=request.file, mask=mask, folder=begun
+    )
+
+
+def _whole(file: VolumeFile) -> Volume:
+    """The volume with all its planes: a mask is kept for all of them."""
+    return replace(file, z_range=None).open()
+
+
+def _closer(plan: "ScanPlan") -> str:
+    """How places are named, where that is not by what searches."""
+    naming = plan.naming[1]
+    return "" if naming is plan.embedder else f", then {type(naming).__name__}"
+
+
+def _share(mask: Volume) -> float:
+    """Share of the voxels that are above 0."""
+    return sum(int((np.asarray(mask.data[z, :, :]) > 0).sum()) for z in range(mask.shape[0])) / np.prod(mask.shape)
 
 
 def _preview_of(candidate: Candidate, datedb: Path | None) -> Any:
@@ -332,9 +418,9 @@ def _resolution(result: "ScanResult") -> Angstrom:
 
 
 def _masks(result: "ScanResult", regions: "Sequence[tuple[Entry, int]]") -> "Iterator[tuple[Entry, np.ndarray]]":
-    from cryoscan.scan import place_numbers
+    from cryoscan.redrawn import reviewed
 
-    numbers = place_numbers(result)
+    numbers = reviewed(result).numbers
     assert numbers is not None
     data = np.asarray(numbers.data[:, :, :])
     for entry, number in regions:

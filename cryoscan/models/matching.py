@@ -89,8 +89,8 @@ class Matcher:
     ----------
     shapes : float array, `n 972·layers`
         Harmonics of the entries' densities, any scale; and, if there is a second layer, of helices less strands.
-    envelopes : float array, `n 972`
-        Harmonics of the entries' envelopes (0 … 1).
+    envelopes : float array, `n 972·layers`
+        Harmonics of the entries' envelopes (0 … 1); a second layer of them says nothing.
     device : str
         Where torch computes.
     """
@@ -100,7 +100,7 @@ class Matcher:
         self._harmonics = harmonics(device)
         t_NHK = _unit(_tensor(shapes, self.device))
         density_NHK = t_NHK[:, :, :SHELLS]
-        m_NHK = _tensor(envelopes, self.device)
+        m_NHK = _tensor(envelopes, self.device)[:, :, :SHELLS].contiguous()
         ones = self._harmonics.expand(torch.ones(1, 32, 32, 32, device=self.device))
         volume = (m_NHK * ones).sum((1, 2)).clamp_min(1e-3)
         self._mean = (m_NHK * density_NHK).sum((1, 2)) / volume

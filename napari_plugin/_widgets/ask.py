@@ -7,7 +7,7 @@ from qtpy.QtWidgets import QCheckBox
 
 from cryoscan.hits import Candidate, Region
 from napari_plugin._asking import Answer, links
-from napari_plugin._widgets.parts import Panel, fill, heading, note, table
+from napari_plugin._widgets.parts import Panel, fill, heading, note, table, theme_colours
 
 _SHOWN = 20  # look-alikes
 
@@ -82,8 +82,9 @@ class AskWidget(Panel):
         candidate = self.candidate
         if candidate is None:
             return
+        ink = theme_colours(self.viewer)[0].name()  # underlined; a blue is pale on one of the two grounds
         web = " · ".join(
-            f'<a style="color: #4a90d9" href="{address}">{name}</a>' for name, address in links(candidate).items()
+            f'<a style="color: {ink}" href="{address}">{name}</a>' for name, address in links(candidate).items()
         )
         tree = " › ".join(candidate.hierarchy)
         self.about.setText(f"{tree}<br>Representative {candidate.entry} ({candidate.length} residues) {web}")
@@ -112,17 +113,20 @@ class AskWidget(Panel):
             place = review.selection[-1]
         elif answer is not None and len(review.found):
             distance = np.linalg.norm(review.found.hits.positions - np.array(answer.region.centre), axis=1)
-            place = int(distance.argmin())
+            place = int(np.where(review.compared, distance, np.inf).argmin())
         else:
             self.controller.said.emit("warning", "Ask about a place first, or select a hit.")
+            return
+        if not review.compared[place]:
+            self.controller.said.emit("warning", "A region that was drawn by hand has no vector in the scan.")
             return
         self.controller.asking.find_alike(review.result.path, place)
 
     def _show_alike(self, similarity: np.ndarray) -> None:
         review = self.controller.review
-        if review.found is None or len(similarity) != len(review.found):
+        if review.found is None or len(similarity) != review.compared.sum():
             return
-        hits = review.places.hits
+        hits = review.places.hits  # what was drawn by hand comes last, and is not compared
         self._likeness = np.argsort(-similarity)[:_SHOWN].tolist()
         rows = ((i + 1, hits.types[i], hits.names[i], float(similarity[i])) for i in self._likeness)
         fill(self.alike, rows)

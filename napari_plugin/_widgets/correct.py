@@ -7,7 +7,7 @@ from qtpy.QtWidgets import QFileDialog, QLineEdit
 
 from cryoscan.errors import ConfigError
 from napari_plugin._canvas import KEYS
-from napari_plugin._editing import editable_layer, merge, split
+from napari_plugin._editing import drawn_in, editable_layer, merge, split
 from napari_plugin._widgets.parts import LayerChoice, Panel, fill, form, heading, note, table
 
 
@@ -58,7 +58,11 @@ class CorrectWidget(Panel):
         self.row(
             self.button("Merge", "Make these regions one (Ctrl+Z undoes)", self._merge),
             self.button("Split", "Split the region that holds the points (Ctrl+Z undoes)", self._split),
-            self.button("Save …", "Write the edited labels, and a line in the journal", self._ask_save),
+            self.button("Save …", "Write the layer to a file of its own, and a line in the journal", self._ask_save),
+        )
+        self.row(self.button("Let hits and exports follow the layer", "Take the edited regions over", self._take_over))
+        self.column.addWidget(
+            note("Until then hits, counts and exports are those of the regions before. U takes it back.")
         )
         keys = ", ".join(f"<b>{key}</b> {what}" for key, what in KEYS.items())
         self.column.addWidget(note(f"Keys over the canvas: {keys}."))
@@ -113,8 +117,10 @@ class CorrectWidget(Panel):
     def _copy(self) -> None:
         from napari.layers import Layer
 
-        self.viewer.add_layer(Layer.create(*editable_layer(self.controller.review)))
-        self.edited.setCurrentIndex(self.edited.count() - 1)
+        review = self.controller.review
+        layer = self.viewer.add_layer(Layer.create(*editable_layer(review)))
+        layer.selected_label = len(review.places.hits) + 1  # the brush makes a new region
+        self.edited.setCurrentIndex(self.edited.findData(layer.name))
 
     def _edited(self) -> Any:
         layer = self.edited.layer
@@ -138,6 +144,9 @@ class CorrectWidget(Panel):
             )
         self.controller.said.emit("info", split(self._edited(), points, density))
 
+    def _take_over(self) -> None:
+        self.controller.redraw(drawn_in(self._edited(), self.controller.review))
+
     def _ask_save(self) -> None:
         chosen = QFileDialog.getSaveFileName(self, "Save labels", "edited.zarr", "Labels (*.zarr *.mrc)")[0]
         if chosen:
@@ -148,7 +157,7 @@ def _about(change: Any) -> str:
     if change.what == "undo":
         return f"change {change.undoes}"
     if change.what == "labels":
-        return str(change.note)
+        return f"{len(change.positions)} regions drawn by hand" if change.positions else str(change.note)
     places = ", ".join(f"x {x:.0f} y {y:.0f} z {z:.0f}" for z, y, x in change.positions)
     return f"{places} → {change.type} {change.name}" if change.type else places
 

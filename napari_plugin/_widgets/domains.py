@@ -51,7 +51,7 @@ class DomainsWidget(Panel):
             return
         rows = review.legend()
         total = sum(row.count for row in rows)
-        painted = "" if review.numbers is not None else " Their regions are being painted …"
+        painted = "" if review.painted else " Their regions are being painted …"
         self.summary.setText(f"{review.result.path.name}: {total} hits of {len(rows)} types.{painted}")
         self.legend.blockSignals(True)
         self.legend.setRowCount(len(rows))

@@ -46,7 +46,10 @@ class ExportWidget(Panel):
         self.column.addWidget(self.overwrite)
         self.go = self.button("Export", "Write the files", self._export)
         self.row(self.go)
-        self.said = note("Thresholds that were tuned count once they are applied (page Tune).")
+        self.said = note(
+            "Written is the scan after its corrections. Thresholds that were tuned count once they are applied (page "
+            "Tune), edited regions once hits and exports follow them (page Correct)."
+        )
         self.column.addWidget(self.said)
         self.column.addStretch()
 

@@ -190,6 +190,14 @@ def form() -> QFormLayout:
     return layout
 
 
+def beside(*parts: QWidget | str) -> QHBoxLayout:
+    """Fields, and words between them, in one row of a form."""
+    row = QHBoxLayout()
+    for part in parts:
+        row.addWidget(QLabel(part) if isinstance(part, str) else part)
+    return row
+
+
 def table(columns: Sequence[str], *, stretch: int, checkable: bool = False) -> QTableWidget:
     """A table of whole rows, one column of which takes what room there is."""
     shown = QTableWidget(0, len(columns))

@@ -58,12 +58,14 @@ class Plane(QWidget):
     def paintEvent(self, _: Any) -> None:
         """Draw the points, and the lasso while it is drawn."""
         ink, accent, ground = theme_colours(self._viewer)
+        rim = QColor(ink)
+        rim.setAlpha(110)
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.fillRect(self.rect(), ground.darker(115))
         for number, (x, y) in enumerate(self.pixels()):
             marked = number in self._marked
-            painter.setPen(QPen(ink, 2) if marked else Qt.PenStyle.NoPen)
+            painter.setPen(QPen(ink, 2) if marked else QPen(rim, 1))  # pale types would vanish on a light ground
             painter.setBrush(QColor(*self._colours[number]))
             painter.drawEllipse(QPointF(x, y), 6.0 if marked else 4.5, 6.0 if marked else 4.5)
         if self._lasso:

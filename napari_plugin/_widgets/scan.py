@@ -4,15 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QLineEdit, QProgressBar, QSpinBox
 
-from cryoscan.errors import GeometryError
+from cryoscan.errors import ConfigError, GeometryError
 from cryoscan.io import VolumeFile
 from cryoscan.scan import ScanConfig
 from napari_plugin._scanning import Progress
-from napari_plugin._sources import file_of, outline_of
+from napari_plugin._sources import file_of, mask_of, outline_of
 from napari_plugin._tasks import Outlook, ScanRequest
-from napari_plugin._widgets.parts import LayerChoice, Panel, PathEdit, fill, form, heading, note, number, table
+from napari_plugin._widgets.parts import LayerChoice, Panel, PathEdit, beside, fill, form, heading, note, number, table
 
 
 class ScanWidget(Panel):
@@ -33,7 +34,11 @@ class ScanWidget(Panel):
         self.resolution = QLineEdit()
         self.resolution.setPlaceholderText("from the voxel size")
         self.resolution.setToolTip("Resolution of the volume in Å, if you know it")
-        self.datedb = PathEdit("A DateDB of your own (folder); the shipped one if empty", "shipped", kind="folder")
+        tip = "A DateDB of your own (folder); the shipped one if empty. It brings the embedder that wrote it."
+        self.datedb = PathEdit(tip, "shipped", kind="folder")
+        self.scheme = QComboBox()
+        self.scheme.addItems(["CATH", "SCOPe"])
+        self.scheme.setToolTip("Classification whose types are the labels; types of your own count as well")
         self.stride = QSpinBox()
         self.stride.setRange(1, 32)
         self.stride.setValue(ScanConfig().stride_voxels)
@@ -41,21 +46,23 @@ class ScanWidget(Panel):
         self.planes = QLineEdit()
         self.planes.setPlaceholderText("all, or first:stop")
         self.planes.setToolTip("Planes to scan, counted from 0, such as 40:160")
-        self.region = LayerChoice(napari_viewer, lambda: _shapes(napari_viewer), none="whole volume")
-        self.region.setToolTip("Scan only inside an outline: add a shapes layer, draw, and choose it here")
+        self.region = LayerChoice(napari_viewer, lambda: _drawn(napari_viewer), none="whole volume")
+        self.region.setToolTip(
+            "Scan only inside an outline (add a shapes layer and draw), or where a labels layer is painted"
+        )
+        self.mask = PathEdit("Scan only where this file, on the volume's grid, is above 0", "none")
         self.output = PathEdit("Folder of the scan; an unfinished one goes on", "beside the volume", kind="save")
         fields = form()
-        for name, field in {
-            "Volume": self.volume,
-            "Protein is": self.contrast,
-            "Resolution (Å)": self.resolution,
-            "DateDB": self.datedb,
-            "Stride": self.stride,
-            "Planes": self.planes,
-            "Region": self.region,
-            "Output": self.output,
+        for name, row in {
+            "Volume": (self.volume,),
+            "Protein is": (self.contrast, "Resolution (Å)", self.resolution),
+            "DateDB": (self.datedb, self.scheme),
+            "Stride": (self.stride, "Planes", self.planes),
+            "Region": (self.region,),
+            "Mask file": (self.mask,),
+            "Output": (self.output,),
         }.items():
-            fields.addRow(name, field)
+            fields.addRow(name, beside(*row))
         self.column.addLayout(fields)
         self.look = self.button("Look first", "Say what the scan will do, need and take", self._look)
         self.start = self.button("Scan", "Start; or go on with what is there", self._start)
@@ -64,6 +71,7 @@ class ScanWidget(Panel):
         self.facts = table(["", "what the scan will do"], stretch=1)
         self.facts.setWordWrap(True)
         self.facts.setMinimumHeight(170)
+        self.facts.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.facts.horizontalHeader().hide()
         self.column.addWidget(self.facts)
         self.warnings = note()
@@ -99,14 +107,24 @@ class ScanWidget(Panel):
         file = file_of(layer)
         contrast: Literal["bright", "dark"] = "dark" if self.contrast.currentText() == "dark" else "bright"
         file = replace(file, contrast=contrast, z_range=_planes(self.planes.text()) or file.z_range)
-        config = ScanConfig.build(stride_voxels=self.stride.value(), resolution_A=number(self.resolution))
-        shapes = self.region.layer
+        config = ScanConfig.build(
+            stride_voxels=self.stride.value(),
+            resolution_A=number(self.resolution),
+            scheme=self.scheme.currentText(),
+        )
+        drawn, mask = self.region.layer, self.mask.path
+        if drawn is not None and mask is not None:
+            raise ConfigError(
+                "expected a region or a mask file", got="both", hint="Empty one of the two fields, Region or Mask file."
+            )
+        outlined = drawn is not None and type(drawn).__name__ == "Shapes"
         return ScanRequest(
             file,
             self.output.path or default_output(file),
             config,
             self.datedb.path,
-            None if shapes is None else outline_of(shapes),
+            outline_of(drawn) if outlined else None,
+            mask if drawn is None or outlined else mask_of(drawn),
         )
 
     def _look(self) -> None:
@@ -114,7 +132,7 @@ class ScanWidget(Panel):
 
     def _start(self) -> None:
         request = self.request()
-        if request.outline is None and (request.output / "summary.json").is_file():
+        if request.outline is None and request.mask is None and (request.output / "summary.json").is_file():
             self.controller.said.emit("info", f"{request.output.name} is finished already: it is opened.")
             self.controller.open_scan(request.output)
             return
@@ -128,6 +146,7 @@ class ScanWidget(Panel):
     def _show_outlook(self, outlook: Outlook) -> None:
         fill(self.facts, outlook.facts)
         self.facts.resizeRowsToContents()
+        self.facts.setMinimumHeight(self.facts.verticalHeader().length() + 4)  # all of it is read before a start
         self.warnings.setText("<br>".join(f"⚠ {warning}" for warning in outlook.warnings))
 
     def _show_progress(self, progress: Progress) -> None:
@@ -166,8 +185,6 @@ def default_output(file: VolumeFile) -> Path:
 
 
 def _planes(text: str) -> tuple[int, int] | None:
-    from cryoscan.errors import ConfigError
-
     if not text.strip():
         return None
     try:
@@ -179,5 +196,7 @@ def _planes(text: str) -> tuple[int, int] | None:
     return first, stop
 
 
-def _shapes(viewer: Any) -> list[Any]:
-    return [layer for layer in viewer.layers if type(layer).__name__ == "Shapes"]
+def _drawn(viewer: Any) -> list[Any]:
+    """Layers that can say where to scan: outlines, and labels of the user's own."""
+    kinds = ("Shapes", "Labels")
+    return [layer for layer in viewer.layers if type(layer).__name__ in kinds and not layer.metadata.get("cryoscan")]

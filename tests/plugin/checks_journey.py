@@ -1,5 +1,6 @@
 """An annotator's day in the real window, from opening a volume to opening what was exported; see test_viewer.py."""
 
+import shutil
 import sys
 import time
 
@@ -249,6 +250,28 @@ def test_regions_that_are_drawn_are_where_they_were_drawn(make_napari_viewer, to
     assert mask.sum() == 4 * 5 * 10
 
 
+def test_a_region_an_outline_or_a_file_says_where_to_scan(window, toy_folder, tmp_path):
+    viewer, pages, _, heard = window
+    (layer,) = viewer.open(toy_folder / "scene.mrc", plugin="cryoscan")
+    scan = pages.pages["Scan"]
+    labels = viewer.add_labels(np.zeros(layer.data.shape, np.uint8), scale=layer.scale, translate=layer.translate)
+    scan.region.setCurrentIndex(scan.region.findData(labels.name))
+    scan.look.click()
+    assert "painted" in heard[-1][1]
+    labels.data[3:6, 7, 11:20] = 2
+    request = scan.request()
+    mask = request.mask.on_grid_of(request.file.open())
+    np.testing.assert_array_equal(mask.load(), labels.data > 0)
+    assert request.outline is None
+    scan.mask.set_path(tmp_path / "mask.mrc")
+    scan.look.click()
+    assert "both" in heard[-1][1]
+    scan.region.setCurrentIndex(0)
+    assert scan.request().mask == tmp_path / "mask.mrc"
+    scan.scheme.setCurrentText("SCOPe")
+    assert scan.request().config.scheme == "SCOPe"
+
+
 def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
     viewer, pages, session, heard = window
     session.controller.asking.datedb = toy_folder / "toy.datedb"
@@ -276,7 +299,68 @@ def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
     correct.save(tmp_path / "edited.zarr")
     saved = open_labels(tmp_path / "edited.zarr")
     assert saved.classes[7] == saved.classes[3]
-    assert session.controller.review.journal.changes[-1].what == "labels" or heard
+    assert session.controller.review.journal.changes[-1].what == "labels"
+
+    # hits and points follow the layer, and the key for undoing brings the old ones back
+    review, clock = session.controller.review, Clock()
+    edited = np.asarray(layer.data).copy()
+    assert layer.selected_label == 7
+    correct._take_over()
+    clock.until(lambda: review.redrawing is not None)
+    places, hits = session.canvas.layer("places"), session.canvas.layer("hits")
+    np.testing.assert_array_equal(np.asarray(places.data[0] if places.multiscale else places.data), edited)
+    assert len(hits.data) == 7
+    assert hits.shown.tolist() == review.shown.tolist() == [True] * 7
+    middle = places.world_to_data(hits.data[6])
+    assert np.linalg.norm(middle - np.argwhere(edited == 7).mean(axis=0)) < 1
+    assert [layer.name for layer in viewer.layers].count("scene domains") == 1
+    assert correct.journal.item(0, 2).text() == "2 regions drawn by hand"
+    pages.show_page("Correct")
+    press(viewer, "U")
+    assert len(session.canvas.layer("hits").data) == 6
+    assert not [text for kind, text in heard if kind == "error"]
+
+
+def test_labels_of_lattice_points_follow_thresholds_and_corrections_too(window, lattice_scan, tmp_path):
+    viewer, pages, session, heard = window
+    review, clock = session.controller.review, Clock()
+    copied = tmp_path / "windows.scan"
+    shutil.copytree(lattice_scan, copied)
+    viewer.open(copied, plugin="cryoscan")
+    places = session.canvas.layer("places")
+    scanned = review.result.labels().labels()
+
+    def drawn():
+        return np.asarray(places.data)
+
+    np.testing.assert_array_equal(drawn(), scanned)
+    before = len(np.unique(scanned))
+    review.tune(min_score=0.97)
+    assert 0 < (drawn() > 0).sum() < (scanned > 0).sum()
+    z = int(np.argwhere(scanned)[0, 0])
+    viewer.dims.set_point(0, places.data_to_world((z, 0, 0))[0])
+    np.testing.assert_array_equal(places._slice.image.raw, drawn()[z])  # what is on the screen, not what was
+    review.untune()
+    np.testing.assert_array_equal(drawn(), scanned)
+    position = review.found.hits.positions[0]
+    assert review.place_at(position) == 0
+    row = review.legend()[0]
+    review.show_type(row.scheme, row.type, False)
+    hidden = {label for label, colour in places.colormap.color_dict.items() if label and colour[3] == 0}
+    assert len(hidden) == 1 < before
+    review.show_only(None)
+    review.select([0])
+    press(viewer, "N")
+    assert ((scanned > 0) & (drawn() == 0)).any()
+    pages.show_page("Export")
+    export = pages.pages["Export"]
+    export.labels.set_path(tmp_path / "l.zarr")
+    export.go.click()
+    clock.until(lambda: any("Written" in text for _, text in heard))
+    np.testing.assert_array_equal(open_labels(tmp_path / "l.zarr").labels(), drawn())
+    assert not [text for kind, text in heard if kind == "error"]
+    pages.pages["Correct"].doing(pages.pages["Correct"]._copy)()
+    assert "points of its lattice" in heard[-1][1]
 
 
 def test_lasso_and_volume_select_each_other(window, toy_folder):
@@ -297,6 +381,51 @@ def test_lasso_and_volume_select_each_other(window, toy_folder):
     assert review.selection == (explore._places[2],)
     session.canvas.layer("hits").selected_data = {1}
     assert review.selection == (1,)
+
+    # the same with points of the lattice, wherever there is density
+    asking, hits = session.controller.asking, len(pixels)
+    explore.what.setCurrentIndex(1)
+    explore._compute()
+    Clock().until(lambda: asking.sample is not None)
+    pixels, layer = explore.plane.pixels(), session.canvas.layer("sample")
+    assert len(pixels) == len(layer.data) == len(asking.sample.positions) > hits
+    np.testing.assert_allclose(layer.data, asking.sample.positions)
+    left, top = np.percentile(pixels, 30, axis=0)
+    right, bottom = np.percentile(pixels, 95, axis=0)
+    caught = np.flatnonzero(((pixels > (left, top)) & (pixels < (right, bottom))).all(axis=1))
+    lasso(explore.plane, [(left, top), (right, top), (right, bottom), (left, bottom)])
+    assert set(asking.sample_selection) == set(caught.tolist()) == set(layer.selected_data)
+    assert 0 < len(caught) < len(pixels)
+    np.testing.assert_array_equal(np.flatnonzero(layer.shown), caught)
+    assert review.selection == (1,)  # hits are another matter
+    layer.selected_data = {2}
+    assert asking.sample_selection == (2,)
+    assert explore.plane._marked == {2}
+    lasso(explore.plane, [(0, 0), (1, 0), (0, 30)])
+    assert layer.shown.all()
+    explore.what.setCurrentIndex(0)
+    explore._compute()
+    Clock().until(lambda: asking.sample is None)
+    assert session.canvas.layer("sample") is None
+    assert len(explore.plane.pixels()) == hits
+
+
+def test_points_are_told_from_the_ground_in_both_themes(make_napari_viewer):
+    from napari_plugin._widgets.parts import theme_colours
+    from napari_plugin._widgets.plane import Plane
+
+    viewer = make_napari_viewer()
+    for theme in ("dark", "light"):
+        viewer.theme = theme
+        plane = Plane(viewer)
+        plane.resize(240, 260)
+        ground = theme_colours(viewer)[2].darker(115)
+        own = (ground.red(), ground.green(), ground.blue())
+        plane.show_points(np.array([[0.0, 0.0], [1.0, 1.0]]), [own, own])  # the worst colour that a type can have
+        picture = plane.grab().toImage()
+        x, y = plane.pixels()[0]
+        around = [picture.pixelColor(int(x + dx), int(y)) for dx in range(-7, 8)]
+        assert max(abs(colour.lightness() - ground.lightness()) for colour in around) > 40
 
 
 def test_widgets_leave_nothing_behind(make_napari_viewer, toy_folder):

@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
-from scan_worker import database, scene
+from scan_worker import database, plan_of, scene, toy
 
 from cryoscan.io import VolumeFile, write_volume
+from cryoscan.lattice import paint_points
 from cryoscan.models import InvariantEmbedder
-from cryoscan.scan import ScanConfig
+from cryoscan.scan import ScanConfig, open_scan, run_scan
 from napari_plugin import _tasks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,18 @@ def toy_folder(tmp_path_factory):
     for _ in _tasks.paint(folder / "scene.scan", folder / "toy.datedb"):
         pass
     return folder
+
+
+@pytest.fixture(scope="session")
+def lattice_scan(toy_folder, tmp_path_factory):
+    """A scan of the toy volume whose embedder cuts no places out."""
+    path, source = tmp_path_factory.mktemp("lattice") / "windows.scan", VolumeFile(toy_folder / "scene.mrc")
+    for _ in run_scan(plan_of("windows", source.open(), source=source), path):
+        pass
+    embedder = toy(needs_mask=False)
+    for _ in paint_points(open_scan(path), datedb=database(embedder), embedder=embedder):
+        pass
+    return path
 
 
 def _request(folder, **settings):

@@ -5,15 +5,19 @@ import shutil
 
 import numpy as np
 import pytest
-from scan_worker import database, toy
+from scan_worker import PLANTED, database, toy
 
 from cryoscan import Candidate
 from cryoscan.batch import BatchConfig
 from cryoscan.datedb import open_datedb
+from cryoscan.errors import ExistingOutputError, GeometryError
 from cryoscan.io import VolumeFile, open_labels
 from cryoscan.scan import Journal, open_scan, read_found
+from napari_plugin import _tasks
 from napari_plugin._asking import links
 from napari_plugin._controller import Controller
+from napari_plugin._editing import drawn_in, editable_layer
+from napari_plugin._sources import mask_of
 
 
 @pytest.fixture
@@ -53,6 +57,42 @@ def test_a_scan_is_looked_at_run_and_opened(controller, request_for, until):
     assert {step.step for step in steps} == {1, 2, 3}
     until(controller, lambda: controller.review.numbers is not None)
     assert len(controller.review.places.answer) == len(hits[-1]) == 6
+
+
+class Drawn:
+    """A labels layer of its own grid, as `mask_of` sees it."""
+
+    name, ndim, multiscale = "drawn", 3, False
+
+    def __init__(self, data, scale, translate):
+        self.data, self.scale, self.translate = data, (scale,) * 3, translate
+
+
+def test_only_what_is_painted_is_scanned_also_where_the_layer_is_gone(controller, request_for, until):
+    whole = request_for()
+    volume = whole.file.open()
+    coarse = np.zeros([-(-size // 2) for size in volume.shape], np.uint16)
+    coarse[:, :, : coarse.shape[2] // 2] = 9
+    translate = volume.to_position((0.4, 0.4, 0.4))  # every voxel of it holds eight of the volume's
+    painted = mask_of(Drawn(coarse, 2 * volume.voxel_size, translate))
+    request = dataclasses.replace(whole, mask=painted)
+    looks = []
+    controller.scanning.looked.connect(looks.append)
+    controller.scanning.look(request)
+    until(controller, lambda: looks)
+    facts = dict(looks[0].facts)
+    assert facts["mask"] == f"{2 * (coarse.shape[2] // 2) / volume.shape[2]:.1%} of the volume is looked at"
+    assert "ShapeEmbedder" in facts["embedder"] or "InvariantEmbedder" in facts["embedder"]
+    controller.scanning.start(request)
+    until(controller, lambda: controller.scanning.state == "done")
+    border = volume.to_position((0, 0, 2 * (coarse.shape[2] // 2)))[2] + 20  # a shape may reach in
+    found = open_scan(request.output).hits.positions
+    everything = [middle[2] + volume.origin[2] for middles in PLANTED.values() for middle in middles]
+    assert len(found) == sum(x < border for x in everything) == 4
+    assert (found[:, 2] < border).all()
+    again = dataclasses.replace(whole, mask=_tasks.mask_path(request.output))
+    with pytest.raises(ExistingOutputError, match="complete"):  # the same scan, so there is nothing left to do
+        list(_tasks.scan(again))
 
 
 def test_a_paused_scan_goes_on_where_it_was(controller, request_for, until):
@@ -262,6 +302,81 @@ def test_corrections_are_written_down_and_undone(reviewing):
     assert review.shown.all()
     review.select_next(-1)
     assert review.selection == (0,)
+
+
+class Edited:
+    """The layer that `editable_layer` describes, as napari makes it."""
+
+    def __init__(self, described):
+        self.data, settings, _ = described
+        self.name, self.metadata, self.features = settings["name"], settings["metadata"], settings["features"]
+        self.colormap = None
+
+    def data_setitem(self, voxels, value):
+        self.data[voxels] = value
+
+
+def test_the_answer_follows_what_was_drawn_until_it_is_undone(reviewing, until, tmp_path):
+    review, opened = reviewing.review, []
+    review.select([1])
+    review.reject()  # place 2 is not in the copy, and what is painted there is new
+    layer = Edited(editable_layer(review))
+    review.opened.connect(lambda: opened.append(1))
+    before = np.asarray(review.numbers.data[:, :, :])
+    reviewing.redraw(drawn_in(layer, review))
+    assert "nothing was changed" in reviewing.heard[-1][1]
+    layer.data[layer.data == 3] = 1
+    layer.data[before == 2] = 2  # another region, for all that the layer knows
+    reviewing.redraw(drawn_in(layer, review))
+    until(reviewing, lambda: review.redrawing is not None)
+    assert opened
+    assert set(np.unique(layer.data)) == {0, 1, 4, 5, 6, 7}
+    assert review.places.kept.tolist() == [True, False, False, True, True, True, True]
+    assert review.shown.sum() == sum(row.count for row in review.legend()) == 5
+    assert review.colours()[7][3] > 0
+    assert review.places.hits.types[6] == review._scanned.hits.types[1]  # it looks like what it is
+    np.testing.assert_array_equal(np.asarray(review.numbers.data[:, :, :]) > 0, before > 0)
+    assert not len(drawn_in(layer, review).voxels)
+    reviewing.export(hits=tmp_path / "h.csv", labels=tmp_path / "l.zarr")
+    until(reviewing, lambda: any("Written" in text for _, text in reviewing.heard))
+    assert len((tmp_path / "h.csv").read_text().splitlines()) == 6
+    np.testing.assert_array_equal(open_labels(tmp_path / "l.zarr").labels() > 0, layer.data > 0)
+    review.select([6])
+    review.reject()
+    assert review.places.kept.sum() == 4
+    assert [change.what for change in review.journal.changes] == ["reject", "labels", "reject"]
+    assert len(review.journal.changes[1].positions) == 2
+    review.undo()
+    review.undo()
+    assert review.redrawing is None
+    assert len(review.places.hits) == 6
+    assert review.selection == ()
+    np.testing.assert_array_equal(review.numbers.data[:, :, :], before)
+    layer.data[layer.data == 4] = 0
+    reviewing.redraw(drawn_in(layer, review))
+    until(reviewing, lambda: review.redrawing is not None)
+    assert review.places.kept.tolist() == [True, False, False, False, True, True, True]
+    review.tune(min_score=1.0)
+    assert np.flatnonzero(review.places.kept).tolist() == [0, 6]
+
+
+def test_only_a_copy_of_the_open_scan_is_taken_over(reviewing):
+    layer = Edited(editable_layer(reviewing.review))
+    layer.metadata["cryoscan edited"]["scan"] = "another.scan"
+    with pytest.raises(GeometryError, match="Make a copy"):
+        drawn_in(layer, reviewing.review)
+
+
+def test_a_drawing_that_is_lost_leaves_the_scans_own_regions_and_is_said_once(reviewing, folder):
+    review = reviewing.review
+    Journal(folder / "scene.scan" / "journal.jsonl").add("labels", note="edited/1.zarr")
+    reviewing.open_scan(folder / "scene.scan")
+    review.tune(min_score=0.9)
+    assert [kind for kind, _ in reviewing.heard] == ["error"]
+    assert "Put the folder back" in reviewing.heard[0][1]
+    assert len(review.places.hits) == 6
+    review.undo()
+    assert [kind for kind, _ in reviewing.heard] == ["error"]
 
 
 def test_exported_is_what_is_shown(reviewing, until, tmp_path):

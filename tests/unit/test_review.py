@@ -188,7 +188,11 @@ def test_umap_is_asked_for_by_name_where_it_is_missing():
         with pytest.raises(ConfigError, match="umap-learn"):
             project(np.eye(5), method="umap")
     else:
-        assert project(np.eye(20), method="umap").shape == (20, 2)
+        near = np.kron(np.eye(3), np.ones((15, 15))) * 0.9 + 0.1 * np.eye(45)
+        groups = project(near, method="umap").reshape(3, 15, 2)
+        middles = groups.mean(axis=1)
+        apart = min(np.linalg.norm(middles[a] - middles[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+        assert apart > 3 * groups.std(axis=1).max()
 
 
 # ---------------------------------------------------------------- corrections
