@@ -16,7 +16,13 @@ from cryoscan.models import esm_if1
 from cryoscan.models.esm_if1 import EsmIf1Encoder, EsmIf1Sizes, load_esm_if1
 from cryoscan.models.structure_embedding import EsmIf1Embedder, embed_chains, embedder_named
 
-GOLDEN = []
+GOLDEN = [
+    [-0.26661, -0.221537, -0.140401, -0.194764],
+    [-0.260477, -0.219667, -0.07308, -0.184064],
+    [-0.25923, -0.228254, -0.123606, -0.194106],
+    [-0.296453, -0.218074, -0.119982, -0.208112],
+    [-0.273705, -0.229361, -0.133504, -0.203098],
+]
 
 
 @pytest.fixture
