@@ -195,7 +195,7 @@ def _parts(path: Path, checkpoint: Any) -> tuple[Namespace, dict[str, Tensor]]:
     settings = checkpoint.get("args") if isinstance(checkpoint, Mapping) else None
     stored = checkpoint.get("model") if isinstance(checkpoint, Mapping) else None
     kind = str(getattr(settings, "arch", ""))
-    if not isinstance(stored, Mapping) or "invariant_gvp" not in kind:
+    if not (isinstance(settings, Namespace) and isinstance(stored, Mapping) and "invariant_gvp" in kind):
         raise FormatError(
             f"expected the weights of ESM-IF1 in {path}",
             got=f"weights of '{kind}'" if kind else "a file without 'args' and 'model'",

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import scipy.ndimage
 
+from cryoscan.datedb.store import Assignment
 from cryoscan.embedding import unit_rows
 from cryoscan.errors import FormatError
 from cryoscan.hits import NAMED_FROM_COSINE
@@ -58,6 +59,10 @@ class Places:
         What it looks like most, as `DateDB.assign` says.
     entry : int32 array, `n`
         The entry of the best type.
+    plain : float16 array, `n d`
+        The vector of the same region in the volume as it is, where the scan sharpens; else there are no columns.
+    plain_types, plain_scores : int32 and float32 array, `n k`
+        What that looks like most.
     """
 
     point: np.ndarray
@@ -68,6 +73,9 @@ class Places:
     types: np.ndarray
     scores: np.ndarray
     entry: np.ndarray
+    plain: np.ndarray
+    plain_types: np.ndarray
+    plain_scores: np.ndarray
 
     def __len__(self) -> int:
         return len(self.point)
@@ -87,10 +95,17 @@ def mask_edge(plan: ScanPlan) -> int:
 def named(plan: ScanPlan, places: Places) -> Places:
     """The regions with the names that the plan's database has for them."""
     datedb, embedder = plan.naming
-    vectors = unit_rows(places.vector.astype(np.float32))
-    k = plan.config.candidates
-    answer = datedb.assign(vectors, top=k, resolution=plan.bank, device=str(embedder.device))
-    return replace(places, types=answer.types, scores=answer.scores, entry=answer.entries)
+
+    def answered(vectors: np.ndarray) -> Assignment:
+        rows = unit_rows(vectors.astype(np.float32))
+        return datedb.assign(rows, top=plan.config.candidates, resolution=plan.bank, device=str(embedder.device))
+
+    answer = answered(places.vector)
+    places = replace(places, types=answer.types, scores=answer.scores, entry=answer.entries)
+    if plan.sharpening is None:
+        return places
+    answer = answered(places.plain)
+    return replace(places, plain_types=answer.types, plain_scores=answer.scores)
 
 
 # ---------------------------------------------------------------- where
@@ -124,34 +139,41 @@ def _of_candidates(plan: ScanPlan, path: Path, index: int, points: np.ndarray) -
     return _on_lattice(plan, points, vectors[[row[tuple(point)] for point in points.tolist()]])
 
 
-def _on_lattice(plan: ScanPlan, points: np.ndarray, vectors: np.ndarray) -> Places:
+def _on_lattice(plan: ScanPlan, points: np.ndarray, vectors: np.ndarray, *, plain: np.ndarray | None = None) -> Places:
+    """Places with given vectors; those in the volume as it is are computed unless they are given too."""
     if not len(points):
         return _none(plan)
+    if plain is None and plan.sharpening is not None:
+        windows = [_surroundings(plan, point, as_it_is=True).volume.load() for point in points]
+        plain = plan.embedder.embed(np.stack(windows))
     step, origin = plan.lattice_geometry
     starts = points * plan.config.stride_voxels + np.asarray(plan.grid.first)
     masks = np.zeros((len(points), 0, 0, 0), bool)
-    return _places(plan, points, points * step + np.asarray(origin), starts, vectors, masks)
+    return _places(plan, points, points * step + np.asarray(origin), starts, vectors, masks, plain)
 
 
 def add_places(plan: ScanPlan, path: Path, places: Places, points: np.ndarray) -> Places:
     """The regions of some lattice points: those that are known, and the others from kept vectors or the volume."""
     known = {tuple(point) for point in places.point.tolist()}
     new = np.array([point for point in points.tolist() if tuple(point) not in known], np.int64).reshape(-1, 3)
-    if plan.config.keep_embeddings and not plan.embedder.needs_mask:
+    there = plan.source is not None
+    if plan.config.keep_embeddings and not plan.embedder.needs_mask and (there or plan.sharpening is None):
         import zarr
 
         stored = zarr.open_array(path / "embeddings.zarr", mode="r")
         vectors = [np.asarray(stored[z, y, x], np.float32) for z, y, x in new.tolist()]
         added = _on_lattice(plan, new, unit_rows(np.array(vectors).reshape(len(new), plan.embedder.dim)))
     else:
-        added = _cut_out(plan, new) if plan.source is not None else _none(plan)
+        added = _cut_out(plan, new) if there else _none(plan)
     return _joined([places.at(points), added], plan)
 
 
 def _cut_out(plan: ScanPlan, points: np.ndarray) -> Places:
     parts = []
     for some in np.array_split(points, max(1, -(-len(points) // _AT_ONCE))):
-        parts.append(_embedded(plan, some, [_surroundings(plan, point) for point in some]))
+        blocks = [_surroundings(plan, point) for point in some]
+        plain = None if plan.sharpening is None else [_surroundings(plan, point, as_it_is=True) for point in some]
+        parts.append(_embedded(plan, some, blocks, plain))
     return _joined(parts, plan)
 
 
@@ -198,6 +220,9 @@ def write_places(plan: ScanPlan, path: Path, index: int, places: Places) -> None
         types=places.types,
         scores=places.scores,
         entry=places.entry,
+        plain=places.plain,
+        plain_types=places.plain_types,
+        plain_scores=places.plain_scores,
         mask=np.frombuffer(zlib.compress(packed.tobytes(), 1), np.uint8),
         edges=np.array(places.mask.shape[1:]),
     )
@@ -251,7 +276,7 @@ class _Block:
     start: tuple[int, int, int]
 
 
-def _surroundings(plan: ScanPlan, point: np.ndarray) -> _Block:
+def _surroundings(plan: ScanPlan, point: np.ndarray, *, as_it_is: bool = False) -> _Block:
     """What lies around a lattice point: its window, with a margin if it will be segmented."""
     if not plan.embedder.needs_mask:
         z, y, x = (int(part.start) for part in plan.grid.read_box(_one(point)))
@@ -259,7 +284,8 @@ def _surroundings(plan: ScanPlan, point: np.ndarray) -> _Block:
     else:
         edge = mask_edge(plan)
         z, y, x = (int(c) - edge // 2 for c in np.rint(plan.grid.centres(point)))
-    return _Block(plan.read_working((slice(z, z + edge), slice(y, y + edge), slice(x, x + edge))), (z, y, x))
+    box = slice(z, z + edge), slice(y, y + edge), slice(x, x + edge)
+    return _Block(plan.read_working(box, as_it_is=as_it_is), (z, y, x))
 
 
 def _one(point: np.ndarray) -> Box:
@@ -267,11 +293,12 @@ def _one(point: np.ndarray) -> Box:
     return z, y, x
 
 
-def _embedded(plan: ScanPlan, points: np.ndarray, blocks: list[_Block]) -> Places:
-    """Embed the regions in the middle of some blocks."""
-    point, position, start, windows, masks = [], [], [], [], []
-    for place, block in zip(points, blocks, strict=True):
+def _embedded(plan: ScanPlan, points: np.ndarray, blocks: list[_Block], plain: list[_Block] | None = None) -> Places:
+    """Embed the regions in the middle of some blocks, and the same regions of the same blocks as they are."""
+    point, position, start, windows, masks, plain_windows = [], [], [], [], [], []
+    for number, (place, block) in enumerate(zip(points, blocks, strict=True)):
         data = block.volume.load()
+        as_it_is = None if plain is None else plain[number].volume.load()
         if not np.isfinite(data).all():
             raise FormatError(
                 "expected finite values",
@@ -282,6 +309,8 @@ def _embedded(plan: ScanPlan, points: np.ndarray, blocks: list[_Block]) -> Place
             weight = np.clip(data - plan.contour, 0, None) if mask is None else np.where(mask, data - plan.contour, 0)
             position.append(_centre(plan, place, block, weight, masked=mask is not None))
             windows.append(data if mask is None else _window(block.volume, data, mask, plan))
+            if as_it_is is not None:
+                plain_windows.append(as_it_is if mask is None else _window(block.volume, as_it_is, mask, plan))
             masks.append(np.zeros((0, 0, 0), bool) if mask is None else mask)
             point.append(place)
             start.append(block.start)
@@ -289,7 +318,8 @@ def _embedded(plan: ScanPlan, points: np.ndarray, blocks: list[_Block]) -> Place
         return _none(plan)
     _, embedder = plan.naming
     vectors = embedder.embed(np.stack(windows))
-    return _places(plan, np.array(point), np.array(position), np.array(start), vectors, np.stack(masks))
+    plain_vectors = embedder.embed(np.stack(plain_windows)) if plain_windows else None
+    return _places(plan, np.array(point), np.array(position), np.array(start), vectors, np.stack(masks), plain_vectors)
 
 
 def _regions(plan: ScanPlan, block: _Block, data: np.ndarray) -> list[np.ndarray | None]:
@@ -341,9 +371,17 @@ def _places(
     start: np.ndarray,
     vector: np.ndarray,
     mask: np.ndarray,
+    plain: np.ndarray | None = None,
 ) -> Places:
+    """Places with their names; noise has no other vector than its own."""
     none = np.zeros((0, 0))
-    return named(plan, Places(point, position, start, vector.astype(np.float16), mask, none, none, none))
+    vector = vector.astype(np.float16)
+    if plan.sharpening is None:
+        plain = np.zeros((len(point), 0), np.float16)
+    else:
+        plain = vector if plain is None else plain.astype(np.float16)
+    few = np.zeros((len(point), 0))
+    return named(plan, Places(point, position, start, vector, mask, none, none, none, plain, few, few))
 
 
 def _joined(parts: list[Places], plan: ScanPlan) -> Places:
@@ -440,7 +478,8 @@ def _null_lattice(plan: ScanPlan) -> Places:
         top = _is_peak(score, _reach(plan)) & (score > 0)
         found.append(vectors[top])
         points += [[number, place, 0] for place in range(int(top.sum()))]  # only tells the places apart
-    return _on_lattice(plan, np.array(points, np.int64).reshape(-1, 3), np.concatenate(found))
+    vectors = np.concatenate(found)
+    return _on_lattice(plan, np.array(points, np.int64).reshape(-1, 3), vectors, plain=vectors)
 
 
 def scrambled(data: np.ndarray, rng: np.random.Generator) -> np.ndarray:
