@@ -60,7 +60,8 @@ class Places:
     entry : int32 array, `n`
         The entry of the best type.
     plain : float16 array, `n d`
-        The vector of the same region in the volume as it is, where the scan sharpens; else there are no columns.
+        Where the scan sharpens, the vector of the place's best region in the volume as it is, the same for all regions
+        of the place; else, and of noise, there are no columns.
     plain_types, plain_scores : int32 and float32 array, `n k`
         What that looks like most.
     """
@@ -94,18 +95,41 @@ def mask_edge(plan: ScanPlan) -> int:
 
 def named(plan: ScanPlan, places: Places) -> Places:
     """The regions with the names that the plan's database has for them."""
-    datedb, embedder = plan.naming
+    answer = _assigned(plan, places.vector)
+    return _named_plain(plan, replace(places, types=answer.types, scores=answer.scores, entry=answer.entries))
 
-    def answered(vectors: np.ndarray) -> Assignment:
-        rows = unit_rows(vectors.astype(np.float32))
-        return datedb.assign(rows, top=plan.config.candidates, resolution=plan.bank, device=str(embedder.device))
 
-    answer = answered(places.vector)
-    places = replace(places, types=answer.types, scores=answer.scores, entry=answer.entries)
-    if plan.sharpening is None:
+def _named_plain(plan: ScanPlan, places: Places) -> Places:
+    if not places.plain.shape[1]:
         return places
-    answer = answered(places.plain)
-    return replace(places, plain_types=answer.types, plain_scores=answer.scores)
+    vectors, row = np.unique(places.plain, axis=0, return_inverse=True)  # regions of a place share one
+    answer = _assigned(plan, vectors)
+    return replace(places, plain_types=answer.types[row.ravel()], plain_scores=answer.scores[row.ravel()])
+
+
+def _assigned(plan: ScanPlan, vectors: np.ndarray) -> Assignment:
+    datedb, embedder = plan.naming
+    rows = unit_rows(vectors.astype(np.float32))
+    return datedb.assign(rows, top=plan.config.candidates, resolution=plan.bank, device=str(embedder.device))
+
+
+def as_they_are(plan: ScanPlan, places: Places) -> Places:
+    """The places with what they look like in the volume as it is, cut out by the masks of their best regions."""
+    if plan.sharpening is None or not len(places):
+        return places
+    best, edge = best_of_places(plan, places).region, mask_edge(plan) or plan.embedder.window
+    vectors = []
+    for rows in np.array_split(best, -(-len(best) // _AT_ONCE)):
+        windows = []
+        for row in rows:
+            z, y, x = (slice(int(first), int(first) + edge) for first in places.start[row])
+            block = plan.read_working((z, y, x), as_it_is=True)
+            data = block.load()
+            windows.append(_window(block, data, places.mask[row], plan) if plan.embedder.needs_mask else data)
+        vectors.append(plan.naming[1].embed(np.stack(windows)))
+    _, place = np.unique(places.point, axis=0, return_inverse=True)
+    plain = np.concatenate(vectors).astype(np.float16)[place.ravel()]
+    return _named_plain(plan, replace(places, plain=plain))
 
 
 # ---------------------------------------------------------------- where
@@ -116,7 +140,8 @@ def find_places(plan: ScanPlan, path: Path, index: int) -> Places:
     if index == NULL:
         return _null_places(plan)
     points = peaks(plan, path, plan.tiling.box(index))
-    return _cut_out(plan, points) if plan.embedder.needs_mask else _of_candidates(plan, path, index, points)
+    places = _cut_out(plan, points) if plan.embedder.needs_mask else _of_candidates(plan, path, index, points)
+    return as_they_are(plan, places)
 
 
 def write_candidates(plan: ScanPlan, path: Path, index: int, score: np.ndarray, vectors: np.ndarray) -> None:
@@ -139,17 +164,13 @@ def _of_candidates(plan: ScanPlan, path: Path, index: int, points: np.ndarray) -
     return _on_lattice(plan, points, vectors[[row[tuple(point)] for point in points.tolist()]])
 
 
-def _on_lattice(plan: ScanPlan, points: np.ndarray, vectors: np.ndarray, *, plain: np.ndarray | None = None) -> Places:
-    """Places with given vectors; those in the volume as it is are computed unless they are given too."""
+def _on_lattice(plan: ScanPlan, points: np.ndarray, vectors: np.ndarray) -> Places:
     if not len(points):
         return _none(plan)
-    if plain is None and plan.sharpening is not None:
-        windows = [_surroundings(plan, point, as_it_is=True).volume.load() for point in points]
-        plain = plan.embedder.embed(np.stack(windows))
     step, origin = plan.lattice_geometry
     starts = points * plan.config.stride_voxels + np.asarray(plan.grid.first)
     masks = np.zeros((len(points), 0, 0, 0), bool)
-    return _places(plan, points, points * step + np.asarray(origin), starts, vectors, masks, plain)
+    return _places(plan, points, points * step + np.asarray(origin), starts, vectors, masks)
 
 
 def add_places(plan: ScanPlan, path: Path, places: Places, points: np.ndarray) -> Places:
@@ -165,15 +186,13 @@ def add_places(plan: ScanPlan, path: Path, places: Places, points: np.ndarray) -
         added = _on_lattice(plan, new, unit_rows(np.array(vectors).reshape(len(new), plan.embedder.dim)))
     else:
         added = _cut_out(plan, new) if there else _none(plan)
-    return _joined([places.at(points), added], plan)
+    return _joined([places.at(points), as_they_are(plan, added)], plan)
 
 
 def _cut_out(plan: ScanPlan, points: np.ndarray) -> Places:
     parts = []
     for some in np.array_split(points, max(1, -(-len(points) // _AT_ONCE))):
-        blocks = [_surroundings(plan, point) for point in some]
-        plain = None if plan.sharpening is None else [_surroundings(plan, point, as_it_is=True) for point in some]
-        parts.append(_embedded(plan, some, blocks, plain))
+        parts.append(_embedded(plan, some, [_surroundings(plan, point) for point in some]))
     return _joined(parts, plan)
 
 
@@ -276,7 +295,7 @@ class _Block:
     start: tuple[int, int, int]
 
 
-def _surroundings(plan: ScanPlan, point: np.ndarray, *, as_it_is: bool = False) -> _Block:
+def _surroundings(plan: ScanPlan, point: np.ndarray) -> _Block:
     """What lies around a lattice point: its window, with a margin if it will be segmented."""
     if not plan.embedder.needs_mask:
         z, y, x = (int(part.start) for part in plan.grid.read_box(_one(point)))
@@ -284,8 +303,7 @@ def _surroundings(plan: ScanPlan, point: np.ndarray, *, as_it_is: bool = False) 
     else:
         edge = mask_edge(plan)
         z, y, x = (int(c) - edge // 2 for c in np.rint(plan.grid.centres(point)))
-    box = slice(z, z + edge), slice(y, y + edge), slice(x, x + edge)
-    return _Block(plan.read_working(box, as_it_is=as_it_is), (z, y, x))
+    return _Block(plan.read_working((slice(z, z + edge), slice(y, y + edge), slice(x, x + edge))), (z, y, x))
 
 
 def _one(point: np.ndarray) -> Box:
@@ -293,12 +311,11 @@ def _one(point: np.ndarray) -> Box:
     return z, y, x
 
 
-def _embedded(plan: ScanPlan, points: np.ndarray, blocks: list[_Block], plain: list[_Block] | None = None) -> Places:
-    """Embed the regions in the middle of some blocks, and the same regions of the same blocks as they are."""
-    point, position, start, windows, masks, plain_windows = [], [], [], [], [], []
-    for number, (place, block) in enumerate(zip(points, blocks, strict=True)):
+def _embedded(plan: ScanPlan, points: np.ndarray, blocks: list[_Block]) -> Places:
+    """Embed the regions in the middle of some blocks."""
+    point, position, start, windows, masks = [], [], [], [], []
+    for place, block in zip(points, blocks, strict=True):
         data = block.volume.load()
-        as_it_is = None if plain is None else plain[number].volume.load()
         if not np.isfinite(data).all():
             raise FormatError(
                 "expected finite values",
@@ -309,8 +326,6 @@ def _embedded(plan: ScanPlan, points: np.ndarray, blocks: list[_Block], plain: l
             weight = np.clip(data - plan.contour, 0, None) if mask is None else np.where(mask, data - plan.contour, 0)
             position.append(_centre(plan, place, block, weight, masked=mask is not None))
             windows.append(data if mask is None else _window(block.volume, data, mask, plan))
-            if as_it_is is not None:
-                plain_windows.append(as_it_is if mask is None else _window(block.volume, as_it_is, mask, plan))
             masks.append(np.zeros((0, 0, 0), bool) if mask is None else mask)
             point.append(place)
             start.append(block.start)
@@ -318,8 +333,7 @@ def _embedded(plan: ScanPlan, points: np.ndarray, blocks: list[_Block], plain: l
         return _none(plan)
     _, embedder = plan.naming
     vectors = embedder.embed(np.stack(windows))
-    plain_vectors = embedder.embed(np.stack(plain_windows)) if plain_windows else None
-    return _places(plan, np.array(point), np.array(position), np.array(start), vectors, np.stack(masks), plain_vectors)
+    return _places(plan, np.array(point), np.array(position), np.array(start), vectors, np.stack(masks))
 
 
 def _regions(plan: ScanPlan, block: _Block, data: np.ndarray) -> list[np.ndarray | None]:
@@ -371,17 +385,9 @@ def _places(
     start: np.ndarray,
     vector: np.ndarray,
     mask: np.ndarray,
-    plain: np.ndarray | None = None,
 ) -> Places:
-    """Places with their names; noise has no other vector than its own."""
-    none = np.zeros((0, 0))
-    vector = vector.astype(np.float16)
-    if plan.sharpening is None:
-        plain = np.zeros((len(point), 0), np.float16)
-    else:
-        plain = vector if plain is None else plain.astype(np.float16)
-    few = np.zeros((len(point), 0))
-    return named(plan, Places(point, position, start, vector, mask, none, none, none, plain, few, few))
+    none, few = np.zeros((0, 0)), np.zeros((len(point), 0))
+    return named(plan, Places(point, position, start, vector.astype(np.float16), mask, none, none, none, few, few, few))
 
 
 def _joined(parts: list[Places], plan: ScanPlan) -> Places:
@@ -478,8 +484,7 @@ def _null_lattice(plan: ScanPlan) -> Places:
         top = _is_peak(score, _reach(plan)) & (score > 0)
         found.append(vectors[top])
         points += [[number, place, 0] for place in range(int(top.sum()))]  # only tells the places apart
-    vectors = np.concatenate(found)
-    return _on_lattice(plan, np.array(points, np.int64).reshape(-1, 3), vectors, plain=vectors)
+    return _on_lattice(plan, np.array(points, np.int64).reshape(-1, 3), np.concatenate(found))
 
 
 def scrambled(data: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -106,6 +106,27 @@ def test_a_relative_need_not_lie_in_the_map(cryoscan, bench, tmp_path):
     assert "must not be used to judge" in err
 
 
+def test_a_scan_sharpens_and_says_what_that_changed(cryoscan, bench, tmp_path):
+    (tmp_path / "scan.yaml").write_text("min_score: 0.8\nmin_confidence: 0\n")
+    words = ["scan", bench / "map.mrc", "--datedb", bench / "small.datedb", "--resolution", 9, "--enhance"]
+    words += ["--config", tmp_path / "scan.yaml"]
+    words += ["--enhancer", bench / "network.safetensors", "-o", tmp_path / "a.scan"]
+    code, out, err = cryoscan(*words, "--dry-run", "--json")
+    assert code == 0, err
+    about = json.loads(out)
+    assert "likely to be invented" in " ".join(about["warnings"])
+    assert any("network.safetensors" in line for line in about["plan"])
+    assert not (tmp_path / "a.scan").exists()
+    code, out, err = cryoscan(*words, "--json")
+    assert code == 0, err
+    summary = json.loads(out)
+    assert "sharpening changed the label of" in summary["verdict"]
+    assert err.count("sharpening changed") - 1 <= len(summary["changed_by_sharpening"])
+    code, _, err = cryoscan(*[word for word in words if word != "--enhance"])
+    assert code == 1
+    assert "--enhance with --enhancer" in err
+
+
 def test_a_network_that_was_trained_with_esm_if1_takes_its_weights(cryoscan, bench, tmp_path):
     torch.manual_seed(0)
     network = CryoSamu(
