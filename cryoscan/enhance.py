@@ -8,7 +8,7 @@ solvent, and has been trained on windows that end in the middle of density.
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ from cryoscan.models.structure_embedding import StructureEmbedder, embed_chains
 from cryoscan.segment import check_same_grid
 from cryoscan.structure import Structure
 from cryoscan.tiles import Tiling
-from cryoscan.units import Angstrom, Shape, Vector, Voxels
-from cryoscan.volume import Volume
+from cryoscan.units import Angstrom, Box, Shape, Vector, Voxels
+from cryoscan.volume import ArrayLike, Volume
 
 RANGE: tuple[Angstrom, Angstrom] = (4.0, 8.0)
 """Resolutions that the network was trained for, Å."""
@@ -140,35 +140,120 @@ def enhance(
     """
     for companion in (*(half_maps or ()), *([mask] if mask is not None else [])):
         check_same_grid(volume, companion)
-    sample = _sample(volume)
-    background = _checked_background(sample)
-    scale = float(np.sqrt(np.mean((sample - np.float32(background)) ** 2, dtype=np.float64)))
-    informants = None
+    sharpener = sharpener_of(volume, network, mask=mask)
     if structure is not None:
-        informants = _informants(volume, network, structure, embedder, placed, weighting, background)
-    finest, measured_by = _resolution(volume, half_maps, resolution, sample)
-    ratio = volume.voxel_size / network.config.voxel_size_A
-    z, y, x = (int(np.floor((size - 1) * ratio + 1e-6)) + 1 for size in volume.shape)
-    total = _room((z, y, x))
-    tiles = _tiles((z, y, x), network.config.period)
+        informants = _informants(volume, network, structure, embedder, placed, weighting, sharpener.background)
+        sharpener = replace(sharpener, informants=informants)
+    finest, measured_by, warnings = judged(volume, half_maps=half_maps, resolution=resolution)
+    total = _room(sharpener.shape)
+    tiles = sharpener.tiles()
     for done, (core, wide) in enumerate(tiles, start=1):
-        block = _read(volume, mask, network.config.voxel_size_A, wide, background)
-        if block.any():
-            found = applied(network, block / np.float32(scale), informants) * np.float32(scale)
-            fade = [_fade(c, w, size) for c, w, size in zip(core, wide, total.shape, strict=True)]
-            found *= fade[0][:, None, None] * fade[1][None, :, None] * fade[2][None, None, :]
-            total[wide] += found
+        kept, found = sharpener.tile(core, wide)
+        total[kept] += found
         yield TileEnhanced(done, len(tiles))
-    sharp = Volume(total, network.config.voxel_size_A, volume.origin)
-    result, change = (_OnGrid(volume, sharp, mask, background, difference=which) for which in (False, True))
     yield Enhancement(
-        Volume(result, volume.voxel_size, volume.origin),
-        Volume(change, volume.voxel_size, volume.origin),
+        sharpener.on_grid(total),
+        sharpener.on_grid(total, difference=True),
         finest,
         measured_by,
         structure.id if structure is not None else "",
-        tuple(_guard(finest, measured_by, volume.voxel_size)),
+        warnings,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sharpener:
+    """A network, and what it must know of a whole map so that it sharpens a part of it as it does the whole.
+
+    Parameters
+    ----------
+    volume : Volume
+    network : CryoSamu
+    background : float
+        Value of solvent.
+    scale : float
+        Spread of the density about it.
+    mask : Volume, optional
+    informants : Informants, optional
+        What is told of a structure.
+    """
+
+    volume: Volume
+    network: CryoSamu
+    background: float
+    scale: float
+    mask: Volume | None = None
+    informants: Informants | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """Size of the map on the network's grid."""
+        return network_shape(self.volume, self.network.config.voxel_size_A)
+
+    def tiles(self) -> list[tuple[Box, Box]]:
+        """The core of each tile, and the box that is computed for it, on the network's grid."""
+        return _tiles(self.shape, self.network.config.period)
+
+    def tile(self, core: Box, wide: Box) -> tuple[Box, np.ndarray]:
+        """What a tile adds to the sharpened map, less solvent: where, and how much; tiles add up to the map.
+
+        It is NaN where anything that the network looks at is.
+        """
+        kept = kept_box(core, wide)
+        block = _read(self.volume, self.mask, self.network.config.voxel_size_A, wide, self.background)
+        inner = tuple(slice(k.start - w.start, k.stop - w.start) for k, w in zip(kept, wide, strict=True))
+        if not np.isfinite(block).all():
+            return kept, np.full(block[inner].shape, np.nan, np.float32)
+        if not block.any():
+            return kept, np.zeros(block[inner].shape, np.float32)
+        scale = np.float32(self.scale)
+        found = applied(self.network, block / scale, self.informants)[inner] * scale
+        fade = [_fade(c, k, size) for c, k, size in zip(core, kept, self.shape, strict=True)]
+        found *= fade[0][:, None, None] * fade[1][None, :, None] * fade[2][None, None, :]
+        return kept, found
+
+    def on_grid(self, found: ArrayLike, *, difference: bool = False) -> Volume:
+        """The sharpened map, or what was changed, on the map's own grid; resampled where it is read."""
+        sharp = Volume(found, self.network.config.voxel_size_A, self.volume.origin)
+        data = _OnGrid(self.volume, sharp, self.mask, self.background, difference)
+        return Volume(data, self.volume.voxel_size, self.volume.origin)
+
+
+def sharpener_of(volume: Volume, network: CryoSamu, *, mask: Volume | None = None) -> Sharpener:
+    """Look at the middle of a map before any of it is sharpened.
+
+    Raises
+    ------
+    FormatError
+        If it is constant or holds NaN there.
+    """
+    sample = _sample(volume)
+    background = _checked_background(sample)
+    scale = float(np.sqrt(np.mean((sample - np.float32(background)) ** 2, dtype=np.float64)))
+    return Sharpener(volume, network, background, scale, mask)
+
+
+def judged(
+    volume: Volume, *, half_maps: tuple[Volume, Volume] | None = None, resolution: Angstrom | None = None
+) -> tuple[Angstrom | None, str, tuple[str, ...]]:
+    """The resolution of a map, how it is known, and what the user should be warned of before it is sharpened."""
+    finest, measured_by = _resolution(volume, half_maps, resolution)
+    return finest, measured_by, tuple(_guard(finest, measured_by, volume.voxel_size))
+
+
+def network_shape(volume: Volume, voxel_size: Angstrom) -> Shape:
+    """Size of a map on a network's grid, which begins with the map's first voxel."""
+    ratio = volume.voxel_size / voxel_size
+    z, y, x = (int(np.floor((size - 1) * ratio + 1e-6)) + 1 for size in volume.shape)
+    return z, y, x
+
+
+def kept_box(core: Box, wide: Box) -> Box:
+    """The part of a tile's box in which it counts: its core, and where it fades into its neighbours."""
+    z, y, x = (
+        slice(max(w.start, c.start - _FADE), min(w.stop, c.stop + _FADE)) for c, w in zip(core, wide, strict=True)
+    )
+    return z, y, x
 
 
 def open_network(path: Path | None = None) -> CryoSamu:
@@ -343,13 +428,14 @@ def _sample(volume: Volume) -> np.ndarray:
 
 
 def _resolution(
-    volume: Volume, half_maps: tuple[Volume, Volume] | None, given: Angstrom | None, sample: np.ndarray
+    volume: Volume, half_maps: tuple[Volume, Volume] | None, given: Angstrom | None
 ) -> tuple[Angstrom | None, str]:
     if given is not None:
         return given, "given"
     if half_maps is not None:
         first, second = (_sample(half) for half in half_maps)
         return resolution_at(*fsc(first, second, voxel_size=volume.voxel_size), _HALF_MAP_FSC), "half-maps"
+    sample = _sample(volume)
     return spectrum_resolution(sample - background_of(sample), voxel_size=volume.voxel_size), "spectrum"
 
 
@@ -376,23 +462,20 @@ def _guard(resolution: Angstrom | None, measured_by: str, voxel_size: Angstrom) 
 # ---------------------------------------------------------------- tiles
 
 
-def _tiles(shape: Shape, period: Voxels) -> list[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+def _tiles(shape: Shape, period: Voxels) -> list[tuple[Box, Box]]:
     """Cores that partition the grid, each with the box that is computed for it; starts are multiples of the period."""
     cores: list[Voxels] = []
     for size in shape:
         count = 1 if size <= _CORE + _HALO else -(-size // _CORE)  # one tile that ends with the map needs no halo
         cores.append(-(-size // (count * period)) * period)
-    tiling = Tiling(shape, (cores[0], cores[1], cores[2]))
-    return [
-        (
-            core,
-            tuple(
-                slice(max(0, part.start - _HALO), min(size, part.stop + _HALO))
-                for part, size in zip(core, shape, strict=True)
-            ),
+    found: list[tuple[Box, Box]] = []
+    for core in Tiling(shape, (cores[0], cores[1], cores[2])):
+        z, y, x = (
+            slice(max(0, part.start - _HALO), min(size, part.stop + _HALO))
+            for part, size in zip(core, shape, strict=True)
         )
-        for core in tiling
-    ]
+        found.append((core, (z, y, x)))
+    return found
 
 
 def _fade(core: slice, wide: slice, size: Voxels) -> np.ndarray:

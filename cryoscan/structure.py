@@ -181,6 +181,24 @@ class Structure:
         return chain & (self.residue_numbers >= segment.first[0]) & (self.residue_numbers <= segment.last[0])
 
 
+def joined(parts: Sequence[Structure]) -> Structure:
+    """Several structures as one, of the first one's name; residues count on."""
+    starts = np.cumsum([0, *(part.n_residues for part in parts[:-1])])
+    return Structure(
+        id=parts[0].id,
+        positions=np.concatenate([part.positions for part in parts]),
+        elements=np.concatenate([part.elements for part in parts]),
+        names=np.concatenate([part.names for part in parts]),
+        residue_names=np.concatenate([part.residue_names for part in parts]),
+        residue_numbers=np.concatenate([part.residue_numbers for part in parts]),
+        insertion_codes=np.concatenate([part.insertion_codes for part in parts]),
+        chains=np.concatenate([part.chains for part in parts]),
+        residues=np.concatenate([part.residues + start for part, start in zip(parts, starts, strict=True)]),
+        b_factors=np.concatenate([part.b_factors for part in parts]),
+        nucleic=np.concatenate([part.nucleic for part in parts]),
+    )
+
+
 _PER_ATOM = (
     "positions",
     "elements",

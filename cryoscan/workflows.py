@@ -608,15 +608,34 @@ def scan_tomogram(  # noqa: PLR0913
     overwrite: bool = False,
     executor: Executor | None = None,
     shard: tuple[int, int] | None = None,
+    enhancer: Path | None = None,
 ) -> Iterator[ScanPlan | ScanEvent]:
     """Scan a volume into a folder; an interrupted scan continues where it was.
+
+    Parameters
+    ----------
+    volume, datedb, embedder, config, source, mask, enhancer
+        See `cryoscan.scan.plan_scan`.
+    path : Path
+        Folder of the scan.
+    overwrite, executor, shard
+        See `cryoscan.scan.run_scan`.
 
     Yields
     ------
     ScanPlan, TileDone …, PlacesNamed …, LabelsPainted …, ScanFinished (or ShardDone)
     """
     begun = None if overwrite else Path(path)
-    plan = plan_scan(volume, datedb=datedb, embedder=embedder, config=config, source=source, mask=mask, folder=begun)
+    plan = plan_scan(
+        volume,
+        datedb=datedb,
+        embedder=embedder,
+        config=config,
+        source=source,
+        mask=mask,
+        folder=begun,
+        enhancer=enhancer,
+    )
     yield plan
     yield from run_scan(plan, path, overwrite=overwrite, executor=executor, shard=shard)
 

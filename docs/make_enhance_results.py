@@ -42,8 +42,10 @@ def main(path: Path) -> None:
             print(f"| {name} | " + " | ".join(cell(found, key, metric) for key in keys) + " |")
         worse = found[f"enhance.{part}.worse_maps"]
         print(f"\nworse in CC_mask: {found[f'enhance.{part}.worse']:.0%}: {', '.join(worse)}")
-        for arm in ("perturbed", "deposited"):
+        for arm in ("perturbed", "homologue", "deposited"):
             key = f"enhance.{part}.{arm}.cc_mask.gain_over_none"
+            if key not in found:
+                continue
             print(f"{arm} over none: {found[key]:+.4f} ({found[f'{key}_low']:+.4f} to {found[f'{key}_high']:+.4f})")
     for key, value in found.items():
         if key.startswith(("enhance.named", "enhance.speed")):

@@ -2,8 +2,10 @@
 
 The arms are reported apart. *None*: the network sees the density alone. *Perturbed*: it is
 told of a poor model of the protein, bent by 3 Å and with its side chains cut off, as of a
-prediction or a relative. *Deposited*: it is told of the very model that the result is judged
-by, which is circular and shows no more than what could be gained at best. *Classical* is no
+prediction or a relative. *Homologue*: it is told of a real relative among the folder's
+chains, 25 to 60 % identical, laid onto the model by its C-alpha atoms; of experimental maps
+that have one. *Deposited*: it is told of the very model that the result is judged by, which is
+circular and shows no more than what could be gained at best. *Classical* is no
 network: the spectrum is scaled to that of proteins at the resolution, as a B-factor and a
 low-pass do at best.
 """
@@ -22,6 +24,7 @@ import torch
 
 from cryoscan.benchmark.config import BenchmarkConfig
 from cryoscan.benchmark.folders import ModelledMap, modelled_maps, open_chains, read_tables
+from cryoscan.benchmark.homologues import Relatives, relatives_of_store
 from cryoscan.benchmark.real_maps import run_real_maps
 from cryoscan.benchmark.result import BenchmarkProgress, BenchmarkResult, Table, decimals
 from cryoscan.benchmark.retrieval import choose_queries
@@ -53,8 +56,10 @@ from cryoscan.volume import Volume
 
 Numbers = dict[str, float]
 
-ARMS = ("classical", "none", "perturbed", "deposited")
+ARMS = ("classical", "none", "perturbed", "homologue", "deposited")
 """What is compared with the map as it is."""
+
+_TOLD = ARMS[2:]  # of a structure
 
 METRICS = (
     "cc_box", "cc_mask", "cc_peaks", "cc_mask_sharp", "fsc05", "fsc0143", "mean_fsc", "coverage2", "coverage3",
@@ -98,10 +103,11 @@ def run_enhance(
     sources, left = _held_out(asked, data, learned)
     notes += left
     rows: list[dict[str, Any]] = []
+    relatives = _relatives(asked, data, notes) if sources else None
     for done, source in enumerate(sources):
         yield BenchmarkProgress("experimental maps", done, len(sources))
         try:
-            mine = list(_experimental(source, config, network, teller))
+            mine = list(_experimental(source, config, network, teller, relatives, notes))
             rows += mine
             if not mine:
                 notes.append(f"{source.name} reaches none of the resolutions asked for")
@@ -186,11 +192,25 @@ def _domains(asked: Path, datedb: DateDB, config: BenchmarkConfig, notes: list[s
     return [store.domain(row).protein() for row in chosen]
 
 
+def _relatives(asked: Path, data: Path | None, notes: list[str]) -> Relatives | None:
+    """The chains among which the maps' proteins may have relatives."""
+    for folder in dict.fromkeys((asked, data or asked)):
+        if (folder / "structures").is_dir():
+            return relatives_of_store(open_chains(folder))
+    notes.append(f"{asked} holds no structures: no relatives of the maps' proteins were looked for")
+    return None
+
+
 # ---------------------------------------------------------------- one map
 
 
 def _experimental(
-    source: ModelledMap, config: BenchmarkConfig, network: CryoSamu, teller: StructureEmbedder
+    source: ModelledMap,
+    config: BenchmarkConfig,
+    network: CryoSamu,
+    teller: StructureEmbedder,
+    relatives: Relatives | None,
+    notes: list[str],
 ) -> Iterator[dict[str, Any]]:
     volume = open_volume(source.map_path, voxel_size=source.voxel_size).loaded()
     structure = read_structure(source.model_path).protein()
@@ -204,7 +224,15 @@ def _experimental(
             got=f"a correlation of {alike:.2f} at {_COARSE:g} Å",
             hint=f"At least {_LEAST_CORRELATION} is asked for.",
         )
-    poor = perturbed(structure, seed=config.seed)
+    told = {"perturbed": perturbed(structure, seed=config.seed), "deposited": structure}
+    about = {}
+    if relatives is not None:
+        relative = relatives.of(structure)
+        if relative is not None:
+            told["homologue"] = relative.structure
+            about = {"homologues": list(relative.about), "homologue_identity": relative.identity}
+            about["homologue_rmsd"] = relative.rmsd
+        notes.append(f"{source.name}: {'; '.join(relative.about) if relative else 'no relative among the chains'}")
     for resolution in config.resolutions_A:
         if resolution < own - _SAME or resolution < 2 * volume.voxel_size:
             continue
@@ -214,14 +242,15 @@ def _experimental(
                 "before": low,
                 "classical": Volume(rescaled(low, resolution), low.voxel_size, low.origin),
                 "none": enhanced(low, network),
-                "perturbed": enhanced(low, network, structure=poor, embedder=teller, placed=False),
-                "deposited": enhanced(low, network, structure=structure, embedder=teller, placed=False),
             }
+            for arm, model in told.items():
+                arms[arm] = enhanced(low, network, structure=model, embedder=teller, placed=False)
             yield {
                 "part": part,
                 "map": source.name,
                 "resolution": resolution,
                 "own_resolution": own,
+                **about,
                 **{arm: _agreement(_compared(one), structure, resolution) for arm, one in arms.items()},
             }
 
@@ -429,22 +458,27 @@ def _summed(part: str, rows: Sequence[Mapping[str, Any]], config: BenchmarkConfi
             key = f"enhance.{part}.{prefix}"
             found[f"{key}{metric}.before"] = _mean([row["before"][metric] for row in mine])
             found[f"{key}{metric}.after"] = _mean([row["none"][metric] for row in mine])
-            for arm in ("classical", "perturbed", "deposited"):
-                found[f"{key}{arm}.{metric}.after"] = _mean([row[arm][metric] for row in mine])
+            for arm in ("classical", *_TOLD):
+                of_arm = [row for row in mine if arm in row]
+                if of_arm:
+                    found[f"{key}{arm}.{metric}.after"] = _mean([row[arm][metric] for row in of_arm])
     gains = np.array([row["none"]["cc_mask"] - row["before"]["cc_mask"] for row in rows])
     found[f"enhance.{part}.worse"] = float(np.mean(gains < 0))
     found[f"enhance.{part}.worse_maps"] = [
         f"{row['map']} at {row['resolution']:g} Å" for row, gain in zip(rows, gains, strict=True) if gain < 0
     ]
-    for arm in ("perturbed", "deposited"):
+    for arm in _TOLD:
         per_map: dict[str, list[float]] = {}
-        for row in rows:
+        for row in (row for row in rows if arm in row):
             per_map.setdefault(row["map"], []).append(row[arm]["cc_mask"] - row["none"]["cc_mask"])
+        if not per_map:
+            continue
         helped = np.array([np.mean(values) for values in per_map.values()])
         draws = np.random.default_rng(config.seed).choice(helped, size=(_TIMES, len(helped))).mean(axis=1)
         low, high = np.quantile(draws, (0.025, 0.975))
         key = f"enhance.{part}.{arm}.cc_mask.gain_over_none"
         found |= {key: float(helped.mean()), f"{key}_low": float(low), f"{key}_high": float(high)}
+        found[f"{key}_n"] = len(per_map)
     return found
 
 
@@ -469,10 +503,11 @@ def _tables(numbers: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], confi
                     continue
                 values = [numbers[f"{key}{metric}.before"], numbers[f"{key}classical.{metric}.after"]]
                 values += [numbers[f"{key}{metric}.after"]]
-                values += [numbers[f"{key}{arm}.{metric}.after"] for arm in ("perturbed", "deposited")]
-                lines.append((prefix.rstrip(".") or "all", metric, *(decimals(value) for value in values)))
+                told = [numbers.get(f"{key}{arm}.{metric}.after") for arm in _TOLD]
+                shown = [decimals(value) if value is not None else "–" for value in (*values, *told)]
+                lines.append((prefix.rstrip(".") or "all", metric, *shown))
         count = len({row["map"] for row in rows if row["part"] == part})
-        columns = ("resolution", "number", "before", "classical", "none", "perturbed", "deposited (circular)")
+        columns = ("resolution", "number", "before", "classical", "none", *_TOLD[:-1], "deposited (circular)")
         yield Table(f"{title}: {count}", columns, tuple(lines))
     named = [key for key in numbers if key.startswith("enhance.named.") and key.endswith(".before")]
     if named:

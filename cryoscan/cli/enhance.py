@@ -10,6 +10,8 @@ from cryoscan.cli import show
 
 if TYPE_CHECKING:
     from cryoscan.cli.inputs import Given
+    from cryoscan.models.cryosamu import CryoSamu
+    from cryoscan.models.structure_embedding import StructureEmbedder
     from cryoscan.volume import Volume
 
 _Output = Annotated[
@@ -21,6 +23,25 @@ _Structure = Annotated[
         "--structure",
         metavar="FILE",
         help="PDB or mmCIF of the protein, a relative or a prediction, fitted into the map.",
+        show_default=False,
+    ),
+]
+_Embedder = Annotated[
+    str | None,
+    typer.Option(
+        "--embedder",
+        metavar="NAME",
+        help="How residues are told to the network: geometry, proteinmpnn or esm_if1. It must be the one that the "
+        "network was trained with, which is the default.",
+        show_default=False,
+    ),
+]
+_EmbedderWeights = Annotated[
+    Path | None,
+    typer.Option(
+        "--embedder-weights",
+        metavar="FILE",
+        help="Weights of ESM-IF1 as published; otherwise those that fair-esm has downloaded.",
         show_default=False,
     ),
 ]
@@ -53,6 +74,8 @@ def enhance(
     unplaced: Annotated[
         bool, typer.Option("--unplaced", help="The structure is a relative that need not lie in the map.")
     ] = False,
+    embedder: _Embedder = None,
+    embedder_weights: _EmbedderWeights = None,
     half_map: _HalfMaps = None,
     mask: _Mask = None,
     difference: _Difference = None,
@@ -71,21 +94,26 @@ def enhance(
     from cryoscan.cli.inputs import open_given, open_mask
     from cryoscan.enhance import Enhancement, open_network
     from cryoscan.enhance import enhance as run
-    from cryoscan.errors import refuse_existing
+    from cryoscan.errors import ConfigError, refuse_existing
     from cryoscan.io import read_structure, write_volume
     from cryoscan.models.device import choose_device
-    from cryoscan.models.structure_embedding import embedder_named
 
     for target in (output, *([difference] if difference is not None else [])):
         refuse_existing(target, overwrite=overwrite)
     given = open_given(path, voxel_size=voxel_size, contrast=contrast)
     network = open_network(weights).to(choose_device(device))
     atoms = read_structure(structure) if structure is not None else None
+    if atoms is None and (embedder, embedder_weights) != (None, None):
+        raise ConfigError(
+            "expected a structure to embed",
+            got="none",
+            hint="Give --structure FILE, or leave --embedder and --embedder-weights out.",
+        )
     events = run(
         given.volume,
         network,
         structure=atoms,
-        embedder=embedder_named(network.config.structure) if atoms is not None else None,
+        embedder=_embedder(network, embedder, embedder_weights) if atoms is not None else None,
         placed=not unplaced,
         half_maps=_half_maps(given, half_map),
         mask=open_mask(given, mask) if mask is not None else None,
@@ -106,6 +134,21 @@ def enhance(
     show.line(f"{output}: sharpened {told}.")
     if found.structure:
         show.note("A map that was sharpened with a structure must not be used to judge that structure.")
+
+
+def _embedder(network: "CryoSamu", name: str | None, weights: Path | None) -> "StructureEmbedder":
+    """The embedder of structures; another one than the network's is refused before its weights are read."""
+    from cryoscan.errors import MismatchError
+    from cryoscan.models.structure_embedding import embedder_named
+
+    wanted = network.config.structure
+    if name not in (None, wanted) or (weights is not None and wanted != "esm_if1"):
+        raise MismatchError(
+            f"expected the embedder of structures that the network was trained with, '{wanted}'",
+            got=f"'{name}'" if name not in (None, wanted) else f"weights of another one, {weights}",
+            hint="Leave it out, or give a network that was trained with it (--weights).",
+        )
+    return embedder_named(wanted, weights=weights)
 
 
 def _half_maps(given: "Given", paths: list[Path] | None) -> "tuple[Volume, Volume] | None":

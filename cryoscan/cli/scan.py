@@ -12,6 +12,8 @@ from cryoscan.cli import show
 if TYPE_CHECKING:
     from cryoscan.scan import ScanEvent
 
+_SHOWN = 5  # places whose name sharpening changed; the others are in the summary
+
 
 def scan(
     path: o.VolumePath,
@@ -39,6 +41,19 @@ def scan(
         str | None,
         typer.Option("--z-range", metavar="FIRST:STOP", help="Planes to scan, from 0.", show_default=False),
     ] = None,
+    enhance: Annotated[
+        bool,
+        typer.Option("--enhance", help="Sharpen the volume first, and say which names that changed."),
+    ] = False,
+    enhancer: Annotated[
+        Path | None,
+        typer.Option(
+            "--enhancer",
+            metavar="FILE",
+            help="Network to sharpen with; the one that ships otherwise.",
+            show_default=False,
+        ),
+    ] = None,
     workers: o.Workers = None,
     scheduler: o.Scheduler = None,
     cluster: o.ClusterFile = None,
@@ -60,13 +75,18 @@ def scan(
     from cryoscan.cli.inputs import executor_for, only_one, open_given, open_mask, parse_planes, parse_shard
     from cryoscan.datedb import open_datedb
     from cryoscan.datedb.build import embedder_for
+    from cryoscan.errors import ConfigError
     from cryoscan.scan import ScanConfig, plan_scan, run_scan
     from cryoscan.scan.tile import probe_speed
 
     only_one(workers=workers, scheduler=scheduler, cluster=cluster, shard=shard)
-    chosen: dict[str, Any] = {"stride_voxels": stride, "resolution_A": resolution}
+    chosen: dict[str, Any] = {"stride_voxels": stride, "resolution_A": resolution, "enhance": enhance or None}
     chosen = {key: value for key, value in chosen.items() if value is not None}
     settings = ScanConfig.build(**chosen) if config is None else ScanConfig.read(config, **chosen)
+    if enhancer is not None and not settings.enhance:
+        raise ConfigError(
+            "expected --enhance with --enhancer", got="--enhancer alone", hint="Give both, or leave the network out."
+        )
     given = open_given(path, voxel_size=voxel_size, contrast=contrast, z_range=parse_planes(z_range))
     show.warn(given.warnings)
     db = open_datedb(datedb)
@@ -78,6 +98,7 @@ def scan(
         source=given.file,
         mask=None if mask is None else open_mask(given, mask),
         folder=None if overwrite else output,
+        enhancer=enhancer,
     )
     speed = probe_speed(plan) if dry_run and plan.scannable and len(plan.active) else None
     lines = plan.lines(workers=workers or 1, speed=speed)
@@ -114,10 +135,22 @@ def _follow(events: "Iterator[ScanEvent]", output: Path, as_json: bool) -> None:
             summary = event.result.summary
             text = f"{output}: {summary['verdict']}\nNext: cryoscan export {output} --hits hits.star"
             _say({"output": str(output), **summary}, text, as_json)
+            show.warn(_changed(summary.get("changed_by_sharpening", [])))
             if summary["failed"]:
                 count = len(summary["failed"])
                 show.warn([f"{count} tile{'s' if count > 1 else ''} failed; the same command tries them again."])
                 raise typer.Exit(1)
+
+
+def _changed(places: list[dict[str, Any]]) -> list[str]:
+    """A sentence for each of the first places whose name sharpening changed."""
+    said = []
+    for place in places[:_SHOWN]:
+        position = ", ".join(f"{value:g}" for value in place["position_zyx_A"])
+        before, after = (place[key] or "no name" for key in ("as_it_is", "sharpened"))
+        said.append(f"At {position} Å (z, y, x) sharpening changed {before} to {after}: neither answer is safe.")
+    more = len(places) - len(said)
+    return [*said, *([f"{more} more places are listed in summary.json."] if more > 0 else [])]
 
 
 def _show_script(cluster: Path) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cryoscan.errors import FormatError, MismatchError, MissingFileError
 from cryoscan.io.tables import DomainRow
-from cryoscan.structure import Structure
+from cryoscan.structure import Structure, joined
 from cryoscan.units import Angstrom
 
 _STEP: Angstrom = 0.01
@@ -113,7 +113,7 @@ class StructureStore:
                 hint="Use the table that belongs to the store, or read the domain's file instead.",
             )
         found = [self._residues(part[1], _indices(part[2])) for part in parts if part]
-        whole = found[0] if len(found) == 1 else _joined(found)
+        whole = found[0] if len(found) == 1 else joined(found)
         domain = row.domain()
         return replace(whole, id=row.id, domains=(domain,) if domain.segments else ())
 
@@ -214,21 +214,3 @@ def _atomic_numbers(symbols: Iterable[str]) -> np.ndarray:
 def _indices(ranges: str) -> np.ndarray:
     bounds = (part.split(":") for part in ranges.split(","))
     return np.unique(np.concatenate([np.arange(int(start), int(stop)) for start, stop in bounds]))
-
-
-def _joined(parts: list[Structure]) -> Structure:
-    """Several chains' parts as one structure; residues count on."""
-    starts = np.cumsum([0, *(part.n_residues for part in parts[:-1])])
-    return Structure(
-        id=parts[0].id,
-        positions=np.concatenate([part.positions for part in parts]),
-        elements=np.concatenate([part.elements for part in parts]),
-        names=np.concatenate([part.names for part in parts]),
-        residue_names=np.concatenate([part.residue_names for part in parts]),
-        residue_numbers=np.concatenate([part.residue_numbers for part in parts]),
-        insertion_codes=np.concatenate([part.insertion_codes for part in parts]),
-        chains=np.concatenate([part.chains for part in parts]),
-        residues=np.concatenate([part.residues + start for part, start in zip(parts, starts, strict=True)]),
-        b_factors=np.concatenate([part.b_factors for part in parts]),
-        nucleic=np.concatenate([part.nucleic for part in parts]),
-    )

@@ -2,9 +2,9 @@
 
 `StructureEmbedder` is the seam. `GeometryEmbedder` measures residues and needs nothing
 else; it is what the shipped weights were trained with. `ProteinMpnnEmbedder` takes the frozen
-encoder of ProteinMPNN (Dauparas et al. 2022, Science 378, 49), `AtomTowerEmbedder` that of an
-`AtomTower`, and `StoredEmbedder` reads what another program has computed, for instance the
-512 numbers per residue of ESM-IF1 (Hsu et al. 2022, ICML), which the poster of CryoSAMU takes.
+encoder of ProteinMPNN (Dauparas et al. 2022, Science 378, 49), `EsmIf1Embedder` that of ESM-IF1
+(Hsu et al. 2022, ICML), which the poster of CryoSAMU takes, `AtomTowerEmbedder` that of an
+`AtomTower`, and `StoredEmbedder` reads what another program has computed.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,9 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 
-from cryoscan.errors import ConfigError, FormatError, MismatchError, require_file
+from cryoscan.errors import ConfigError, FormatError, MismatchError, MissingFileError, require_file
 from cryoscan.models.atom_tower import AtomTower
+from cryoscan.models.esm_if1 import load_esm_if1
 from cryoscan.models.residues import AMINO_ACIDS, FEWEST_RESIDUES, collate, residues_of
 from cryoscan.structure import Structure
 from cryoscan.units import Angstrom
@@ -28,6 +29,8 @@ _SHELLS: tuple[Angstrom, ...] = (6.0, 8.0, 10.0, 12.0, 16.0)
 _STEPS = (-4, -3, -2, 2, 3, 4)
 _MPNN_WEIGHTS = ("data", "vanilla_model_weights", "v_48_020.pt")
 _MPNN_WIDTH, _MPNN_LAYERS = 128, 3
+_ESM_IF1_FILE = "esm_if1_gvp4_t16_142M_UR50.pt"
+_ESM_IF1_SOURCE = f"https://dl.fbaipublicfiles.com/fair-esm/models/{_ESM_IF1_FILE}"
 _BACKBONE = ("N", "CA", "C", "O")
 
 
@@ -149,6 +152,68 @@ class ProteinMpnnEmbedder:
         return nodes[0].clone()
 
 
+class EsmIf1Embedder:
+    """Residues as the frozen encoder of ESM-IF1 sees them: 512 numbers each.
+
+    Parameters
+    ----------
+    path : Path, optional
+        The file of weights as published. Default: where the package fair-esm, or torch, keeps
+        its download.
+
+    Raises
+    ------
+    MissingFileError
+        If there is no such file.
+    FormatError
+        If it holds other weights, is cut short, or could run code.
+    """
+
+    name = "esm_if1"
+
+    def __init__(self, path: Path | str | None = None) -> None:
+        self._encoder = load_esm_if1(_downloaded_esm_if1() if path is None else path)
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self._encoder.sizes.dim
+
+    @torch.inference_mode()
+    def embed(self, chain: Structure) -> Tensor:
+        """Vectors of the residues of one chain that have N, CA and C, `residues 512`.
+
+        The chain is centred first: what the network says of its ends depends on where it is.
+
+        Raises
+        ------
+        FormatError
+            If fewer than 20 residues have these atoms.
+        """
+        rows = _backbone_rows(chain)[:, :3]
+        rows = rows[(rows >= 0).any(axis=1)]
+        atoms_L33 = np.where(rows[..., None] >= 0, chain.positions[rows], np.nan)
+        whole_L = (rows >= 0).all(axis=1)
+        _require_enough(chain, int(whole_L.sum()), "N, CA and C")
+        atoms_L33 -= atoms_L33[whole_L].mean(axis=(0, 1))
+        # the network knows left from right: axes x, y, z as in files
+        places = torch.from_numpy(atoms_L33[..., ::-1].copy()).float()
+        vectors: Tensor = self._encoder(places)[torch.from_numpy(whole_L)]
+        return vectors.clone()
+
+
+def _downloaded_esm_if1() -> Path:
+    """Where fair-esm keeps its download: the folder of torch."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / _ESM_IF1_FILE
+    if not path.is_file():
+        raise MissingFileError(
+            f"expected the weights of ESM-IF1, {_ESM_IF1_FILE}",
+            got=f"no file given, and none in {path.parent}",
+            hint=f"Download them once (curl -LO {_ESM_IF1_SOURCE}), and give the file (--embedder-weights).",
+        )
+    return path
+
+
 class AtomTowerEmbedder:
     """The single representation of a trained `AtomTower`.
 
@@ -253,23 +318,35 @@ class StoredEmbedder:
         return found.float()
 
 
-def embedder_named(name: str) -> StructureEmbedder:
-    """The embedder that weights name, where it needs no weights of the user's own.
+def embedder_named(name: str, *, weights: Path | None = None) -> StructureEmbedder:
+    """The embedder that a network names.
+
+    Parameters
+    ----------
+    name : {"geometry", "proteinmpnn", "esm_if1"}
+    weights : Path, optional
+        A file of the user's own, for the one that takes one: ESM-IF1.
 
     Raises
     ------
     ConfigError
-        If there is none of that name, or it needs a package that is not installed.
+        If there is none of that name, it needs a package that is not installed, or takes no weights.
+    MissingFileError, FormatError
+        If the weights are not there, or are others.
     """
-    if name == GeometryEmbedder.name:
-        return GeometryEmbedder()
-    if name == ProteinMpnnEmbedder.name:
-        return ProteinMpnnEmbedder()
-    raise ConfigError(
-        "expected an embedder of structures: geometry or proteinmpnn",
-        got=repr(name),
-        hint="Others are made from weights of one's own, in Python; see cryoscan.models.structure_embedding.",
-    )
+    if name == EsmIf1Embedder.name:
+        return EsmIf1Embedder(weights)
+    if name not in (GeometryEmbedder.name, ProteinMpnnEmbedder.name):
+        raise ConfigError(
+            "expected an embedder of structures: geometry, proteinmpnn or esm_if1",
+            got=repr(name),
+            hint="Others are made from weights of one's own, in Python; see cryoscan.models.structure_embedding.",
+        )
+    if weights is not None:
+        raise ConfigError(
+            f"expected no weights for the embedder '{name}'", got=str(weights), hint="They are for esm_if1 alone."
+        )
+    return GeometryEmbedder() if name == GeometryEmbedder.name else ProteinMpnnEmbedder()
 
 
 def embed_chains(structure: Structure, embedder: StructureEmbedder) -> tuple[Tensor, Tensor]:
@@ -312,15 +389,25 @@ def _step(origins: Tensor, chains: Tensor, step: int) -> Tensor:
 
 def _backbone(chain: Structure) -> tuple[np.ndarray, np.ndarray]:
     """N, CA, C and O of the residues that have them all, `residues 4 3` Å, and the residues' numbers."""
+    rows = _backbone_rows(chain)
+    rows = rows[(rows >= 0).all(axis=1)]
+    _require_enough(chain, len(rows), "N, CA, C and O")
+    return chain.positions[rows], chain.residue_numbers[rows[:, 1]].astype(np.int64)
+
+
+def _backbone_rows(chain: Structure) -> np.ndarray:
+    """Indices of N, CA, C and O of every residue, `residues 4`; -1 where there is none."""
     rows = np.full((int(chain.residues.max()) + 1, len(_BACKBONE)), -1)
     for column, name in enumerate(_BACKBONE):
         mine = np.flatnonzero((chain.names == name) & ~chain.nucleic)[::-1]  # of alternatives the first one stays
         rows[chain.residues[mine], column] = mine
-    rows = rows[(rows >= 0).all(axis=1)]
-    if len(rows) < FEWEST_RESIDUES:
+    return rows
+
+
+def _require_enough(chain: Structure, count: int, atoms: str) -> None:
+    if count < FEWEST_RESIDUES:
         raise FormatError(
-            f"expected at least {FEWEST_RESIDUES} residues with N, CA, C and O in '{chain.id}'",
-            got=str(len(rows)),
+            f"expected at least {FEWEST_RESIDUES} residues with {atoms} in '{chain.id}'",
+            got=str(count),
             hint="Give a model with a full backbone.",
         )
-    return chain.positions[rows], chain.residue_numbers[rows[:, 1]].astype(np.int64)

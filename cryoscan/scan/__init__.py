@@ -10,6 +10,7 @@ A scan is a folder::
         embeddings.zarr      vectors of the lattice as bytes, if they are kept
         tiles/<n>            done-marker of each tile, written after its data
         places/<n>.npz       regions at the best points of each tile, and their vectors
+        sharpened/<n>.npy    tiles of the network, where the volume is sharpened; gone at the end
         failed/<n>.json      tiles that cannot be computed, and why
         hits.json            places found, Å
         found.json           … and those without a name: what thresholds choose from

@@ -51,6 +51,8 @@ class ScanConfig(Config):
     """Leave out what has clearly less contrast than the rest, such as vacuum beside a lamella."""
     keep_embeddings: bool = False
     """Store the vectors of the lattice as bytes, so that `cryoscan relabel` can search them in another DateDB."""
+    enhance: bool = False
+    """Sharpen the volume first (see `cryoscan enhance`), and say of each place whether that changed its name."""
     ignore_resolution: bool = False
     """Embed even if the volume is too coarse for the database; the names then mean little."""
 

@@ -1,6 +1,7 @@
 """Running a plan: the lattice tile by tile, then its places, then names and labels; all of it resumable."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from cryoscan.scan.folder import alone_among_shards, exclusive, failures, finish
 from cryoscan.scan.places import forget_places_around, places_file
 from cryoscan.scan.plan import ScanPlan
 from cryoscan.scan.result import ScanResult, open_scan
+from cryoscan.scan.sharpening import FOLDER as SHARPENED
 from cryoscan.scan.tile import SCAN_TILE
 
 _WATCH = 20.0  # seconds between looks at whether the volume is still the same
@@ -108,6 +110,7 @@ def run_scan(
             hint="Remove the earlier scan before the first share starts: a later one would remove the others' work.",
         )
     prepare(plan, path, overwrite=overwrite, workers=executor.workers)
+    plan = plan.kept_in(path)
     with disk_errors_said(path), exclusive(path, shard=shard):
         active = plan.active.tolist() if plan.scannable else []
         share = active if shard is None else active[shard[0] - 1 :: shard[1]]
@@ -123,6 +126,7 @@ def run_scan(
                 return
             yield from _find_places(plan, path, executor)
             yield from finish(plan, path, executor=executor, failed=failures(path))
+            shutil.rmtree(path / SHARPENED, ignore_errors=True)
             yield ScanFinished(open_scan(path))
 
 

@@ -23,7 +23,7 @@ from cryoscan.labels import LabelClass
 from cryoscan.provenance import write_atomically
 from cryoscan.scan.executors import Executor, Work
 from cryoscan.scan.folder import finished_tiles, read_lattice
-from cryoscan.scan.found import PlaceTable, apart, hits_of, table_of, write_found
+from cryoscan.scan.found import PlaceTable, apart, hits_of, plain_answers, table_of, write_found
 from cryoscan.scan.places import (
     NULL,
     find_places,
@@ -108,18 +108,27 @@ def finish(
     """Turn the places of a scanned volume into hits and labels, and write the summary last."""
     threshold: float | None = None
     places = named = table_of(plan, path, ())
+    is_hit = np.zeros(0, bool)
+    changed = None if plan.sharpening is None else is_hit
     reports = finished_tiles(plan, path)
     if plan.scannable:
         threshold = _threshold(plan, path)
         places = apart(table_of(plan, path, sorted(i for i, r in reports.items() if r.windows)), plan)
-        named = places.take(_is_named(plan, places.score, places.margin, places.type, threshold, places.voxels))
+        is_hit = _is_named(plan, places.score, places.margin, places.type, threshold, places.voxels)
+        named = places.take(is_hit)
+        if plan.sharpening is not None:
+            changed = _changed(plan, places, is_hit, threshold)
     hits = hits_of(plan, named)
     (path / "summary.json").unlink(missing_ok=True)  # of an earlier run, whose labels go
     yield from _paint_all(plan, path, named, threshold, executor)
     write_atomically(path / "hits.json", hits_to_json(hits))
-    write_found(plan, path, places, threshold=1.0 if threshold is None else threshold)
+    least = 1.0 if threshold is None else threshold
+    write_found(plan, path, places, threshold=least, changed=changed)
     windows = sum(report.windows for report in reports.values())
     summary = _summary(plan, threshold, hits, unnamed=len(places) - len(named), windows=windows)
+    if changed is not None:
+        summary["verdict"] += f"; sharpening changed the label of {changed.sum()} of {len(places)} places"
+        summary["changed_by_sharpening"] = _differences(plan, places.take(changed), is_hit[changed], least)
     summary["failed"] = [{"tile": index, **reason} for index, reason in failed.items()]
     write_atomically(path / "summary.json", json.dumps(summary, indent=1))
 
@@ -161,6 +170,32 @@ def _is_named(
         confidence=plan.naming[0].confidences(score, margin, bank=plan.bank),
         volume_A3=voxels * plan.embedder.voxel_size**3 if voxels is not None and plan.embedder.needs_mask else None,
     )
+
+
+def _changed(plan: ScanPlan, places: PlaceTable, is_hit: np.ndarray, threshold: float) -> np.ndarray:
+    """Which places would have another label, or none, or one at last, in the volume as it is; `n` bool."""
+    was_hit = _was_hit(plan, places, threshold)
+    return np.asarray((is_hit != was_hit) | (is_hit & (places.type != places.plain_type)))
+
+
+def _was_hit(plan: ScanPlan, places: PlaceTable, threshold: float) -> np.ndarray:
+    """Which places would get a name in the volume as it is."""
+    type_ = places.plain_type
+    said = _is_named(plan, places.plain_score, places.plain_margin, type_.clip(0), threshold, places.voxels)
+    return np.asarray(said & (type_ >= 0))
+
+
+def _differences(plan: ScanPlan, places: PlaceTable, is_hit: np.ndarray, threshold: float) -> list[dict[str, Any]]:
+    """For people: what each place is called after and before sharpening; None for no name."""
+    hits, plain, was_hit = hits_of(plan, places), plain_answers(plan, places), _was_hit(plan, places, threshold)
+    return [
+        {
+            "position_zyx_A": np.round(hits.positions[row], 2).tolist(),
+            "sharpened": f"{hits.schemes[row]} {hits.types[row]}" if is_hit[row] else None,
+            "as_it_is": " ".join(before[:2]) if before is not None and was_hit[row] else None,
+        }
+        for row, before in enumerate(plain)
+    ]
 
 
 # ---------------------------------------------------------------- labels
@@ -364,7 +399,7 @@ def _paint_lattice(plan: ScanPlan, path: Path, box: Box, threshold: float) -> np
     if not types.any():
         return np.zeros([len(index) for index in nearest], np.uint16)
     spread = types[np.ix_(*(index - index[0] for index in nearest))]
-    return np.where(plan.volume.read(box) - plan.background > plan.contour, spread, 0).astype(np.uint16)
+    return np.where(plan.seen.read(box) - plan.background > plan.contour, spread, 0).astype(np.uint16)
 
 
 # ---------------------------------------------------------------- summary

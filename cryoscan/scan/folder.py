@@ -125,6 +125,7 @@ def write_manifest(plan: ScanPlan, path: Path) -> None:
             "working_shape": plan.working_shape,
             "tile": plan.tiling.core,
             "preflight": asdict(plan.preflight),
+            "sharpening": None if plan.sharpening is None else plan.sharpening.to_json(),
         },
         "named_by": plan.naming[1].fingerprint,
         "types": [list(key) for key in plan.datedb.types],

@@ -37,6 +37,9 @@ class PlaceTable:
     types : int array, `n k`
         What the place looks like most, best first; -1 for none.
     scores : float array, `n k`
+    plain_type : int array, `n`
+        What the same region of the volume as it is looks like, where the scan sharpens; else -1.
+    plain_score, plain_margin : float array, `n`
     """
 
     position: np.ndarray
@@ -50,6 +53,9 @@ class PlaceTable:
     voxels: np.ndarray
     types: np.ndarray
     scores: np.ndarray
+    plain_type: np.ndarray
+    plain_score: np.ndarray
+    plain_margin: np.ndarray
 
     def __len__(self) -> int:
         return len(self.score)
@@ -89,13 +95,23 @@ def table_of(plan: ScanPlan, path: Path, tiles: Sequence[int]) -> PlaceTable:
                 places.mask[rows].sum(axis=(1, 2, 3), dtype=np.int64),
                 places.types[rows].astype(np.int64),
                 places.scores[rows].astype(np.float64),
+                *_plain(places.plain_types[rows], places.plain_scores[rows]),
             )
         )
     if not parts:
         none, whole, three = np.zeros(0), np.zeros(0, np.int64), np.zeros((0, 3))
         start, top = three.astype(np.int64), np.zeros((0, plan.config.candidates))
-        return PlaceTable(three, none, none, whole, whole, whole, whole, start, whole, top.astype(np.int64), top)
+        types = top.astype(np.int64)
+        return PlaceTable(three, none, none, whole, whole, whole, whole, start, whole, types, top, whole, none, none)
     return PlaceTable(*(np.concatenate([getattr(part, name) for part in parts]) for name in PlaceTable.__slots__))
+
+
+def _plain(types: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Best type, its cosine and its lead, `n` each; type -1 where there is none."""
+    if not types.shape[1]:
+        return np.full(len(types), -1), np.zeros(len(types)), np.zeros(len(types))
+    second = scores[:, 1] if scores.shape[1] > 1 else scores[:, 0]
+    return types[:, 0].astype(np.int64), scores[:, 0].astype(np.float64), (scores[:, 0] - second).astype(np.float64)
 
 
 def apart(places: PlaceTable, plan: ScanPlan) -> PlaceTable:
@@ -155,6 +171,12 @@ class FoundPlaces:
         Where `read_places` has their vectors and masks.
     digest : str
         Identifies the places and their order; the volume of place numbers carries it.
+    plain : tuple, `n`, optional
+        Where the scan sharpened: scheme, type, name and cosine of what each place looks like in the volume as it is;
+        None for nothing.
+    changed : bool array, `n`, optional
+        Where the scan sharpened: whether a place has another name for it, or one or none only for it. Neither answer is
+        safe then.
     """
 
     hits: Hits
@@ -167,6 +189,8 @@ class FoundPlaces:
     tile: np.ndarray
     region: np.ndarray
     digest: str
+    plain: tuple[tuple[str, str, str, float] | None, ...] | None = None
+    changed: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.hits)
@@ -193,7 +217,9 @@ class FoundPlaces:
         )
 
 
-def write_found(plan: ScanPlan, path: Path, places: PlaceTable, *, threshold: float) -> None:
+def write_found(
+    plan: ScanPlan, path: Path, places: PlaceTable, *, threshold: float, changed: np.ndarray | None
+) -> None:
     """Keep what `read_found` gives, beside the hits."""
     keys = plan.datedb.types
     confidence = plan.naming[0].confidences(places.score, places.margin, bank=plan.bank)
@@ -210,8 +236,19 @@ def write_found(plan: ScanPlan, path: Path, places: PlaceTable, *, threshold: fl
         "tile": places.tile.tolist(),
         "region": places.region.tolist(),
         "digest": places.digest,
+        "plain": None if changed is None else plain_answers(plan, places),
+        "changed": None if changed is None else changed.tolist(),
     }
     write_atomically(path / "found.json", json.dumps(content))
+
+
+def plain_answers(plan: ScanPlan, places: PlaceTable) -> list[tuple[str, str, str, float] | None]:
+    """Scheme, type, name and cosine of what places look like in the volume as it is."""
+    keys = plan.datedb.types
+    return [
+        (*keys[type_], plan.datedb.name(*keys[type_]), score) if type_ >= 0 else None
+        for type_, score in zip(places.plain_type.tolist(), places.plain_score.tolist(), strict=True)
+    ]
 
 
 def read_found(result: ScanResult) -> FoundPlaces:
@@ -231,6 +268,7 @@ def read_found(result: ScanResult) -> FoundPlaces:
             hint=f"Name its places again, which takes a minute: cryoscan relabel {result.path}",
         )
     content = json.loads(file.read_text(encoding="utf-8"))
+    plain = content["plain"]
     return FoundPlaces(
         hits_from_json(content["hits"]),
         np.array(content["volume_A3"], np.float64),
@@ -242,4 +280,6 @@ def read_found(result: ScanResult) -> FoundPlaces:
         np.array(content["tile"], np.int64),
         np.array(content["region"], np.int64),
         str(content["digest"]),
+        None if plain is None else tuple(None if one is None else (*one[:3], float(one[3])) for one in plain),
+        None if plain is None else np.array(content["changed"], bool),
     )

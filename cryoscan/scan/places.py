@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import scipy.ndimage
 
+from cryoscan.datedb.store import Assignment
 from cryoscan.embedding import unit_rows
 from cryoscan.errors import FormatError
 from cryoscan.hits import NAMED_FROM_COSINE
@@ -58,6 +59,11 @@ class Places:
         What it looks like most, as `DateDB.assign` says.
     entry : int32 array, `n`
         The entry of the best type.
+    plain : float16 array, `n d`
+        Where the scan sharpens, the vector of the place's best region in the volume as it is, the same for all regions
+        of the place; else, and of noise, there are no columns.
+    plain_types, plain_scores : int32 and float32 array, `n k`
+        What that looks like most.
     """
 
     point: np.ndarray
@@ -68,6 +74,9 @@ class Places:
     types: np.ndarray
     scores: np.ndarray
     entry: np.ndarray
+    plain: np.ndarray
+    plain_types: np.ndarray
+    plain_scores: np.ndarray
 
     def __len__(self) -> int:
         return len(self.point)
@@ -86,11 +95,41 @@ def mask_edge(plan: ScanPlan) -> int:
 
 def named(plan: ScanPlan, places: Places) -> Places:
     """The regions with the names that the plan's database has for them."""
+    answer = _assigned(plan, places.vector)
+    return _named_plain(plan, replace(places, types=answer.types, scores=answer.scores, entry=answer.entries))
+
+
+def _named_plain(plan: ScanPlan, places: Places) -> Places:
+    if not places.plain.shape[1]:
+        return places
+    vectors, row = np.unique(places.plain, axis=0, return_inverse=True)  # regions of a place share one
+    answer = _assigned(plan, vectors)
+    return replace(places, plain_types=answer.types[row.ravel()], plain_scores=answer.scores[row.ravel()])
+
+
+def _assigned(plan: ScanPlan, vectors: np.ndarray) -> Assignment:
     datedb, embedder = plan.naming
-    vectors = unit_rows(places.vector.astype(np.float32))
-    k = plan.config.candidates
-    answer = datedb.assign(vectors, top=k, resolution=plan.bank, device=str(embedder.device))
-    return replace(places, types=answer.types, scores=answer.scores, entry=answer.entries)
+    rows = unit_rows(vectors.astype(np.float32))
+    return datedb.assign(rows, top=plan.config.candidates, resolution=plan.bank, device=str(embedder.device))
+
+
+def as_they_are(plan: ScanPlan, places: Places) -> Places:
+    """The places with what they look like in the volume as it is, cut out by the masks of their best regions."""
+    if plan.sharpening is None or not len(places):
+        return places
+    best, edge = best_of_places(plan, places).region, mask_edge(plan) or plan.embedder.window
+    vectors = []
+    for rows in np.array_split(best, -(-len(best) // _AT_ONCE)):
+        windows = []
+        for row in rows:
+            z, y, x = (slice(int(first), int(first) + edge) for first in places.start[row])
+            block = plan.read_working((z, y, x), as_it_is=True)
+            data = block.load()
+            windows.append(_window(block, data, places.mask[row], plan) if plan.embedder.needs_mask else data)
+        vectors.append(plan.naming[1].embed(np.stack(windows)))
+    _, place = np.unique(places.point, axis=0, return_inverse=True)
+    plain = np.concatenate(vectors).astype(np.float16)[place.ravel()]
+    return _named_plain(plan, replace(places, plain=plain))
 
 
 # ---------------------------------------------------------------- where
@@ -101,7 +140,8 @@ def find_places(plan: ScanPlan, path: Path, index: int) -> Places:
     if index == NULL:
         return _null_places(plan)
     points = peaks(plan, path, plan.tiling.box(index))
-    return _cut_out(plan, points) if plan.embedder.needs_mask else _of_candidates(plan, path, index, points)
+    places = _cut_out(plan, points) if plan.embedder.needs_mask else _of_candidates(plan, path, index, points)
+    return as_they_are(plan, places)
 
 
 def write_candidates(plan: ScanPlan, path: Path, index: int, score: np.ndarray, vectors: np.ndarray) -> None:
@@ -137,15 +177,16 @@ def add_places(plan: ScanPlan, path: Path, places: Places, points: np.ndarray) -
     """The regions of some lattice points: those that are known, and the others from kept vectors or the volume."""
     known = {tuple(point) for point in places.point.tolist()}
     new = np.array([point for point in points.tolist() if tuple(point) not in known], np.int64).reshape(-1, 3)
-    if plan.config.keep_embeddings and not plan.embedder.needs_mask:
+    there = plan.source is not None
+    if plan.config.keep_embeddings and not plan.embedder.needs_mask and (there or plan.sharpening is None):
         import zarr
 
         stored = zarr.open_array(path / "embeddings.zarr", mode="r")
         vectors = [np.asarray(stored[z, y, x], np.float32) for z, y, x in new.tolist()]
         added = _on_lattice(plan, new, unit_rows(np.array(vectors).reshape(len(new), plan.embedder.dim)))
     else:
-        added = _cut_out(plan, new) if plan.source is not None else _none(plan)
-    return _joined([places.at(points), added], plan)
+        added = _cut_out(plan, new) if there else _none(plan)
+    return _joined([places.at(points), as_they_are(plan, added)], plan)
 
 
 def _cut_out(plan: ScanPlan, points: np.ndarray) -> Places:
@@ -198,6 +239,9 @@ def write_places(plan: ScanPlan, path: Path, index: int, places: Places) -> None
         types=places.types,
         scores=places.scores,
         entry=places.entry,
+        plain=places.plain,
+        plain_types=places.plain_types,
+        plain_scores=places.plain_scores,
         mask=np.frombuffer(zlib.compress(packed.tobytes(), 1), np.uint8),
         edges=np.array(places.mask.shape[1:]),
     )
@@ -342,8 +386,8 @@ def _places(
     vector: np.ndarray,
     mask: np.ndarray,
 ) -> Places:
-    none = np.zeros((0, 0))
-    return named(plan, Places(point, position, start, vector.astype(np.float16), mask, none, none, none))
+    none, few = np.zeros((0, 0)), np.zeros((len(point), 0))
+    return named(plan, Places(point, position, start, vector.astype(np.float16), mask, none, none, none, few, few, few))
 
 
 def _joined(parts: list[Places], plan: ScanPlan) -> Places:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from cryoscan.io import VolumeFile, stored_parts
 from cryoscan.preflight import Preflight, inspect
 from cryoscan.provenance import Provenance, cryoscan_version, fingerprint_file, fingerprint_json
 from cryoscan.scan.config import ScanConfig
+from cryoscan.scan.sharpening import Sharpening, plan_sharpening
 from cryoscan.segment import check_same_grid, contour_level
 from cryoscan.tiles import Tiling, WindowGrid
 from cryoscan.units import SIGMA_PER_RESOLUTION, Angstrom, Box, Shape, Vector
@@ -67,6 +68,8 @@ class ScanPlan:
         Where the volume comes from.
     mask : Volume, optional
         Nothing is looked for where it is 0.
+    sharpening : Sharpening, optional
+        How the volume is sharpened before anything is looked for.
     """
 
     volume: Volume
@@ -85,10 +88,17 @@ class ScanPlan:
     provenance: Provenance
     source: VolumeFile | None = None
     mask: Volume | None = None
+    sharpening: Sharpening | None = None
+    seen: Volume = field(init=False)
+    """The volume as it is searched: sharpened where it is read, or as it is."""
+
+    def __post_init__(self) -> None:
+        seen = self.volume if self.sharpening is None else self.sharpening.of(self.volume)
+        object.__setattr__(self, "seen", seen)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the arrays of files: another process opens them by itself, and checks that they are the same."""
-        state = {name: getattr(self, name) for name in self.__slots__}
+        state = {name: getattr(self, name) for name in self.__slots__ if name != "seen"}
         state["version"] = cryoscan_version()
         if self.source is not None:
             state["volume"] = None
@@ -111,6 +121,11 @@ class ScanPlan:
             state["datedb"] = _same_datedb(path, fingerprint, state["config"])
         for name, value in state.items():
             object.__setattr__(self, name, value)
+        self.__post_init__()
+
+    def kept_in(self, path: Path) -> "ScanPlan":
+        """The same plan for a folder: what is sharpened is kept there."""
+        return self if self.sharpening is None else replace(self, sharpening=self.sharpening.kept_in(path))
 
     @property
     def working_shape(self) -> Shape:
@@ -154,7 +169,8 @@ class ScanPlan:
         per_point = 8 + 8 * self.config.candidates + (self.embedder.dim if self.config.keep_embeddings else 0)
         share = len(self.active) / max(1, len(self.tiling))
         labels = int(np.prod(self.volume.shape)) * share * (2 + 4) * 8 / 7  # types, instances, their pyramids
-        return int(points * per_point + labels)
+        sharpened = 0 if self.sharpening is None else self.sharpening.disk_bytes(self.volume) * share
+        return int(points * per_point + labels + sharpened)
 
     def memory_bytes(self, *, workers: int = 1) -> int:
         """Projected peak of all workers together: what a process holds now, and what a tile adds."""
@@ -169,27 +185,36 @@ class ScanPlan:
         vectors = min(points, self.cell**3 if self.embedder.cell > 1 else points) * self.embedder.dim * 4
         answers = points * (8 + 8 * self.config.candidates)
         search = max(db.search_bytes(self.bank) for db in (self.datedb, self.naming[0]))
-        return block + vectors + answers + self.embedder.working_bytes + search
+        sharpened = 0 if self.sharpening is None else self.sharpening.tile_bytes(self.volume)
+        return block + vectors + answers + self.embedder.working_bytes + search + sharpened
 
-    def read_working(self, box: Box) -> Volume:
+    def read_working(self, box: Box, *, as_it_is: bool = False) -> Volume:
         """A box of the volume on the embedder's grid, blurred to the bank's resolution, solvent at 0.
 
         Every value depends on a fixed neighbourhood of the volume, so boxes may be read in any
         order and any size (law L1).
+
+        Parameters
+        ----------
+        box : Box
+            On the embedder's grid; may reach beyond the volume.
+        as_it_is : bool
+            Not sharpened, though the scan sharpens.
         """
+        source, background = (self.volume, self.preflight.background) if as_it_is else (self.seen, self.background)
         voxel = self.embedder.voxel_size
         reach = int(np.ceil(4 * self.blur / voxel))
         start = [part.start - reach for part in box]
         shape = [part.stop - part.start + 2 * reach for part in box]
         origin = np.asarray(self.volume.origin) + np.asarray(start) * voxel
         part = resample_onto(
-            self.volume,
+            source,
             voxel_size=voxel,
             origin=(float(origin[0]), float(origin[1]), float(origin[2])),
             shape=(shape[0], shape[1], shape[2]),
-            fill=self.background,
+            fill=background,
         )
-        data = part.load() - np.float32(self.background)
+        data = part.load() - np.float32(background)
         if self.blur > 0:
             data = scipy.ndimage.gaussian_filter(data, self.blur / voxel, mode="constant", truncate=4.0)
         inner = tuple(slice(reach, size - reach) for size in shape)
@@ -204,10 +229,12 @@ class ScanPlan:
         empty = len(self.tiling) - len(self.active)
         skipped = f", {empty:,} of them empty" if empty else ""
         time_needed = [] if speed is None else [f"time       {speed.describe(self, workers=workers)}"]
+        network = [] if self.sharpening is None else [f"sharpened  by {self.sharpening.weights.name}, tile by tile"]
         return [
             f"volume     {z} × {y} × {x} voxels of {self.volume.voxel_size:g} Å (z, y, x)",
             f"windows    {points:,} of {self.embedder.window * self.embedder.voxel_size:g} Å every {step:g} Å, "
             f"in {len(self.tiling):,} tiles{skipped}; those without density are skipped",
+            *network,
             f"search     {len(self.datedb):,} entries of {len(self.datedb.types):,} types at {self.bank:g} Å",
             f"memory     about {self.memory_bytes(workers=workers) / 2**30:.1f} GiB"
             + (f" for {workers} workers" if workers > 1 else ""),
@@ -229,15 +256,19 @@ class Speed:
         Mean over all tiles, the empty ones included.
     occupied : float
         Share of the lattice points that were embedded.
+    sharpening : float
+        Projected seconds of sharpening the whole volume in one process; 0 where that is not asked for.
     """
 
     tiles: int
     seconds_per_tile: float
     occupied: float
+    sharpening: float = 0.0
 
     def seconds(self, plan: ScanPlan, *, workers: int = 1) -> float:
-        """Projected time of the lattice."""
-        return self.seconds_per_tile * len(plan.active) / workers
+        """Projected time of the lattice, and of sharpening what it needs."""
+        share = len(plan.active) / max(1, len(plan.tiling))
+        return (self.seconds_per_tile * len(plan.active) + self.sharpening * share) / workers
 
     def describe(self, plan: ScanPlan, *, workers: int = 1) -> str:
         """For people."""
@@ -245,7 +276,8 @@ class Speed:
         scale, unit = next((s, u) for s, u in ((3600, "h"), (60, "min"), (1, "s")) if seconds >= 2 * s or s == 1)
         return (
             f"about {seconds / scale:.0f} {unit}, from {self.tiles} tiles tried here; {self.occupied:.0%} of the "
-            "lattice holds density; naming the places comes on top"
+            f"lattice holds density; {'sharpening is included, ' if self.sharpening else ''}naming the places comes "
+            "on top"
         )
 
 
@@ -258,6 +290,7 @@ def plan_scan(
     source: VolumeFile | None = None,
     mask: Volume | None = None,
     folder: Path | None = None,
+    enhancer: Path | None = None,
 ) -> ScanPlan:
     """Work out a scan.
 
@@ -274,6 +307,8 @@ def plan_scan(
         On the volume's grid; nothing is looked for where it is 0.
     folder : Path, optional
         Where the scan goes to. If it was begun there, what was found out about the volume then is taken over.
+    enhancer : Path, optional
+        Weights of a network of one's own, where the settings say that the volume is sharpened.
 
     Raises
     ------
@@ -289,6 +324,13 @@ def plan_scan(
     if mask is not None:
         check_same_grid(volume, mask)
     preflight = inspect(volume, resolution=config.resolution_A, coarsest=max(datedb.banks))
+    sharpening = None
+    if config.enhance:
+        sharpening, warnings = plan_sharpening(
+            volume, weights=enhancer, resolution=config.resolution_A, device=str(embedder.device)
+        )
+        preflight = replace(preflight, warnings=(*preflight.warnings, *warnings))
+    background = preflight.background if sharpening is None else sharpening.background
     finest = preflight.finest if preflight.resolution_known else max(preflight.nyquist, min(datedb.banks))
     bank = datedb.bank_for(finest)
     ratio = volume.voxel_size / embedder.voxel_size
@@ -303,15 +345,16 @@ def plan_scan(
         preflight,
         bank=bank,
         blur=SIGMA_PER_RESOLUTION * float(np.sqrt(max(0.0, bank**2 - finest**2))),
-        background=preflight.background,
-        contour=0.0 if config.contour is None else config.contour - preflight.background,
+        background=background,
+        contour=0.0 if config.contour is None else config.contour - background,
         flat=0.0,
         grid=grid,
         tiling=tiling,
         active=np.arange(len(tiling)),
-        provenance=_provenance(volume, datedb, embedder, config, preflight, source, mask),
+        provenance=_provenance(volume, datedb, embedder, config, preflight, source, mask, sharpening),
         source=source,
         mask=mask,
+        sharpening=sharpening,
     )
     plan = replace(plan, active=_active(plan))
     if not plan.scannable or not len(plan.active):
@@ -319,7 +362,7 @@ def plan_scan(
     before = None if folder is None else _found_before(folder, plan.provenance)
     if before is not None:
         return replace(plan, contour=before["contour"], flat=before["flat"])
-    blocks = [block.load() for block in probe_blocks(plan)]
+    blocks = [block.load() for block in probe_blocks(plan, per_axis=3 if sharpening is None else 2)]
     if config.contour is None:
         plan = replace(plan, contour=contour_level(np.concatenate([block.ravel() for block in blocks])))
     return replace(plan, flat=_flat_below(blocks, plan.flat_edge)) if config.skip_flat else plan
@@ -327,8 +370,9 @@ def plan_scan(
 
 def probe_blocks(plan: ScanPlan, *, per_axis: int = 3) -> list[Volume]:
     """Blocks of the working grid spread evenly over what is not empty; the whole of it if it is small."""
-    volume = plan.volume
-    plan = replace(plan, volume=Volume(_Finite(volume.data, plan.background), volume.voxel_size, volume.origin))
+    volume = plan.seen
+    finite = Volume(_Finite(volume.data, plan.background), volume.voxel_size, volume.origin)
+    plan = replace(plan, volume=finite, sharpening=None)
     if int(np.prod(plan.working_shape)) <= 4 * _PROBE**3:
         z, y, x = plan.working_shape
         return [plan.read_working((slice(0, z), slice(0, y), slice(0, x)))]
@@ -425,6 +469,7 @@ def _provenance(
     preflight: Preflight,
     source: VolumeFile | None,
     mask: Volume | None,
+    sharpening: Sharpening | None,
 ) -> Provenance:
     file = None if source is None else [fingerprint_file(source.path), source.z_range]
     inputs = {
@@ -435,6 +480,8 @@ def _provenance(
     }
     if mask is not None:
         inputs["mask"] = fingerprint_json([mask.shape, float(np.asarray(mask.data[mask.shape[0] // 2]).mean())])
+    if sharpening is not None:
+        inputs["enhancer"] = sharpening.fingerprint
     return Provenance("cryoscan scan", config=config.model_dump(mode="json"), inputs=inputs)
 
 

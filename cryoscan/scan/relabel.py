@@ -36,6 +36,8 @@ from cryoscan.scan.folder import (
 from cryoscan.scan.places import NULL, add_places, named, peaks, read_places, write_places
 from cryoscan.scan.plan import ScanPlan
 from cryoscan.scan.result import ScanResult, open_scan
+from cryoscan.scan.sharpening import FOLDER as SHARPENED
+from cryoscan.scan.sharpening import Sharpening
 from cryoscan.tiles import Tiling, WindowGrid
 from cryoscan.units import Box
 from cryoscan.volume import Volume
@@ -109,7 +111,7 @@ def relabel(
     yield ScanFinished(open_scan(target))
 
 
-_IGNORED = shutil.ignore_patterns("lock", "*.lock", "labels.zarr", "instances.zarr", "*.part")
+_IGNORED = shutil.ignore_patterns("lock", "*.lock", "labels.zarr", "instances.zarr", "*.part", SHARPENED)
 
 
 def _link(source: str, target: str) -> str:
@@ -124,7 +126,7 @@ def _link(source: str, target: str) -> str:
 def plan_again(
     result: ScanResult, *, datedb: DateDB, embedder: Embedder, settings: Mapping[str, Any] | None = None
 ) -> ScanPlan:
-    """The plan of a scan, from its manifest; the volume is there if its file still is."""
+    """The plan of a scan, from its manifest; the volume is there if its file, and what sharpens it, still is."""
     manifest, provenance = result.manifest, result.provenance
     config = ScanConfig.build(**{**provenance.config, **(settings or {})})
     datedb = datedb.in_scheme(config.scheme)
@@ -133,11 +135,14 @@ def plan_again(
     z, y, x = about["shape"]
     volume = Volume(np.broadcast_to(np.float32(0), (z, y, x)), about["voxel_size_A"], tuple(about["origin_A"]))
     source = None if manifest["source"] is None else VolumeFile.from_json(manifest["source"])
-    if source is not None and source.path.exists():
+    inputs = {**provenance.inputs, "datedb": datedb.fingerprint}
+    stored = planned["sharpening"]
+    sharpening = None if stored is None else Sharpening.from_json(stored, device=str(embedder.device))
+    there = source is not None and source.path.exists() and (sharpening is None or sharpening.weights.is_file())
+    if source is not None and there:
         volume = source.open()
     grid = WindowGrid(tuple(planned["working_shape"]), embedder.window, config.stride_voxels)
     preflight = Preflight(**{**planned["preflight"], "shape": (z, y, x), "warnings": tuple(manifest["warnings"])})
-    inputs = {**provenance.inputs, "datedb": datedb.fingerprint}
     return ScanPlan(
         volume,
         datedb,
@@ -153,7 +158,8 @@ def plan_again(
         tiling=Tiling(grid.shape, tuple(planned["tile"])),
         active=np.zeros(0, np.int64),
         provenance=replace(provenance, config=config.model_dump(mode="json"), inputs=inputs),
-        source=source if source is not None and source.path.exists() else None,
+        sharpening=sharpening,
+        source=source if there else None,
     )
 
 

@@ -17,7 +17,7 @@ from cryoscan.provenance import Provenance
 from cryoscan.units import Angstrom, Shape, Vector
 from cryoscan.volume import Volume
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -126,8 +126,11 @@ SCAN_TILE = Work("tiles scanned", read_tile, scan_tile)
 def probe_speed(plan: ScanPlan, *, seconds: float = 5.0) -> Speed:
     """Try tiles spread over the volume for a few seconds, without writing anything.
 
-    The first is not counted: it pays for what is made only once.
+    The first is not counted: it pays for what is made only once. Where the volume is sharpened, one tile of the network
+    is tried, and the others as the volume is: a scan sharpens each place once, which a few tiles do not show.
     """
+    sharpening = 0.0 if plan.sharpening is None else plan.sharpening.seconds(plan.volume)
+    plan = replace(plan, sharpening=None)
     order = np.random.default_rng(0).permutation(plan.active).tolist()
     points = windows = tried = 0
     spent, begin = 0.0, time.monotonic()
@@ -141,7 +144,7 @@ def probe_speed(plan: ScanPlan, *, seconds: float = 5.0) -> Speed:
             tried += 1
         if time.monotonic() - begin > seconds and tried:
             break
-    return Speed(tried, spent / max(tried, 1), windows / max(points, 1))
+    return Speed(tried, spent / max(tried, 1), windows / max(points, 1), sharpening)
 
 
 def _cells(plan: ScanPlan, shape: tuple[int, ...], block: np.ndarray) -> Iterator[tuple[Box, np.ndarray]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_esm_if1 import checkpoint
 from small_proteins import helices
 
 from cryoscan import Volume
@@ -105,9 +106,55 @@ def test_a_relative_need_not_lie_in_the_map(cryoscan, bench, tmp_path):
     assert "must not be used to judge" in err
 
 
+def test_a_scan_sharpens_and_says_what_that_changed(cryoscan, bench, tmp_path):
+    (tmp_path / "scan.yaml").write_text("min_score: 0.8\nmin_confidence: 0\n")
+    words = ["scan", bench / "map.mrc", "--datedb", bench / "small.datedb", "--resolution", 9, "--enhance"]
+    words += ["--config", tmp_path / "scan.yaml"]
+    words += ["--enhancer", bench / "network.safetensors", "-o", tmp_path / "a.scan"]
+    code, out, err = cryoscan(*words, "--dry-run", "--json")
+    assert code == 0, err
+    about = json.loads(out)
+    assert "likely to be invented" in " ".join(about["warnings"])
+    assert any("network.safetensors" in line for line in about["plan"])
+    assert not (tmp_path / "a.scan").exists()
+    code, out, err = cryoscan(*words, "--json")
+    assert code == 0, err
+    summary = json.loads(out)
+    assert "sharpening changed the label of" in summary["verdict"]
+    assert err.count("sharpening changed") - 1 <= len(summary["changed_by_sharpening"])
+    code, _, err = cryoscan(*[word for word in words if word != "--enhance"])
+    assert code == 1
+    assert "--enhance with --enhancer" in err
+
+
+def test_a_network_that_was_trained_with_esm_if1_takes_its_weights(cryoscan, bench, tmp_path):
+    torch.manual_seed(0)
+    network = CryoSamu(
+        CryoSamuConfig(channels=(4, 8), residues=16, width=8, heads=2, structure="esm_if1", structure_dim=512)
+    )
+    torch.nn.init.normal_(network.head.weight, std=0.3)
+    torch.nn.init.normal_(network.attention.answer.weight, std=0.5)
+    save_enhancer(network, tmp_path / "network.safetensors", provenance=Provenance("test"))
+    torch.save(checkpoint(), tmp_path / "esm_if1.pt")
+    words = ["enhance", bench / "map.mrc", "--weights", tmp_path / "network.safetensors"]
+    code, _, err = cryoscan(*words, "-o", tmp_path / "plain.mrc")
+    assert code == 0, err
+    words += ["--structure", bench / "model.pdb", "-o", tmp_path / "told.mrc"]
+    code, _, err = cryoscan(*words, "--embedder-weights", tmp_path / "esm_if1.pt")
+    assert code == 0, err
+    plain, told = (open_volume(tmp_path / name).load() for name in ("plain.mrc", "told.mrc"))
+    assert np.abs(told - plain).max() > 1e-3 * plain.max()
+    code, _, err = cryoscan(*words, "--embedder", "proteinmpnn", "--overwrite")
+    assert code == 1
+    assert "'esm_if1'; got 'proteinmpnn'" in err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--structure", "model.pdb", "--embedder", "esm_if1"], "'geometry'; got 'esm_if1'"),
+        (["--structure", "model.pdb", "--embedder-weights", "map.mrc"], "'geometry'; got weights of another one"),
+        (["--embedder", "geometry"], "--structure"),
         (["--half-map", "half1.mrc"], "both half-maps"),
         (["--half-map", "half1.mrc", "--half-map", "small.mrc"], "shape"),
         (["--mask", "moved.mrc"], "origin"),

@@ -330,7 +330,7 @@ def test_what_is_no_scan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"\.scan folder"):
         open_scan(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"format": "cryoscan scan", "format_version": 77}))
-    with pytest.raises(FormatError, match="version 3; got 77"):
+    with pytest.raises(FormatError, match="version 4; got 77"):
         open_scan(tmp_path)
 
 

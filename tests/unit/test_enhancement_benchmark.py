@@ -2,20 +2,23 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from small_proteins import helices
 
+import cryoscan.benchmark.enhancement as module
 from cryoscan import Volume
 from cryoscan.benchmark import BenchmarkConfig, BenchmarkResult
 from cryoscan.benchmark.enhancement import METRICS, _held_out, perturbed, rescaled, run_enhance
+from cryoscan.benchmark.homologues import Relatives
 from cryoscan.datedb import open_datedb
 from cryoscan.datedb.build import embedder_for
 from cryoscan.errors import MissingFileError
 from cryoscan.filters import frequency_grid, lowpass_gaussian
-from cryoscan.io import write_structure, write_volume
+from cryoscan.io import read_structure, write_structure, write_volume
 from cryoscan.metrics import fsc
 from cryoscan.models.checkpoint import save_network
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
@@ -92,6 +95,26 @@ def test_means_are_of_the_rows_and_what_got_worse_is_named(result):
     worse = [row for row in rows if row["none"]["cc_mask"] < row["before"]["cc_mask"]]
     assert result.numbers["enhance.experimental.worse"] == len(worse) / len(rows)
     assert len(result.numbers["enhance.experimental.worse_maps"]) == len(worse)
+
+
+def test_a_relative_is_an_arm_of_its_own(folder, weights, monkeypatch):
+    model = read_structure(folder / "maps_models" / "new.pdb")
+    other = model.residues % 2 == 0
+    relative = replace(model, residue_names=np.where(other, "MET", model.residue_names)).moved(offset=(300, 0, 0))
+    monkeypatch.setattr(module, "relatives_of_store", lambda _: Relatives([("rel", relative)]))
+    monkeypatch.setattr(module, "open_chains", lambda _: None)
+    (folder / "structures").mkdir()
+    config = BenchmarkConfig.build(kind="enhance", weights=weights, resolutions_A=(8.0,), speed_voxels=(), n_queries=1)
+    datedb = open_datedb()
+    *_, last = run_enhance(config, folder, data=folder, datedb=datedb, embedder=embedder_for(datedb))
+    (folder / "structures").rmdir()
+    row = next(row for row in last.numbers["enhance.details"] if row["part"] == "experimental")
+    assert row["homologues"][0].startswith("rel for B: 50% identical, 0.0 Å")
+    found = last.numbers["enhance.experimental.homologue.cc_mask.after"]
+    assert found == pytest.approx(row["homologue"]["cc_mask"])
+    assert last.numbers["enhance.experimental.homologue.cc_mask.gain_over_none_n"] == 1
+    assert any("rel for B" in note for note in last.notes)
+    assert "homologue" in last.tables[0].columns
 
 
 def test_it_is_said_where_relatives_cannot_be_recognised(folder, weights, tmp_path):
