@@ -143,8 +143,9 @@ def _cut_out(case: Case, sources: Sequence[ModelledMap]) -> tuple[Volume, np.nda
     volume = open_volume(source.map_path, voxel_size=source.voxel_size).loaded()
     model = read_structure(source.model_path).protein()
     if case.residues:
+        scheme, _, type_ = case.type.partition(" ")
         segments = parse_ranges(",".join(f"{part}:{case.chain}" for part in case.residues.split(",")))
-        model = model.select(model.atoms_of(Domain(case.map, *case.type.split(" "), segments)))
+        model = model.select(model.atoms_of(Domain(case.map, scheme, type_, segments)))
     else:
         model = model.select(model.chains == case.chain)
     reach = np.abs(model.positions - model.positions.mean(axis=0)).max() + _MARGIN

@@ -134,7 +134,7 @@ def test_a_network_that_was_trained_with_esm_if1_takes_its_weights(cryoscan, ben
     )
     torch.nn.init.normal_(network.head.weight, std=0.3)
     torch.nn.init.normal_(network.attention.answer.weight, std=0.5)
-    save_enhancer(network, tmp_path / "network.safetensors", provenance=Provenance("test"))
+    save_network(network, tmp_path / "network.safetensors", provenance=Provenance("test"))
     torch.save(checkpoint(), tmp_path / "esm_if1.pt")
     words = ["enhance", bench / "map.mrc", "--weights", tmp_path / "network.safetensors"]
     code, _, err = cryoscan(*words, "-o", tmp_path / "plain.mrc")

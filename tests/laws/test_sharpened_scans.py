@@ -14,7 +14,7 @@ from cryoscan import Volume
 from cryoscan.enhance import enhanced, open_network
 from cryoscan.errors import MismatchError, MissingFileError
 from cryoscan.io import VolumeFile, open_volume, write_volume
-from cryoscan.models.checkpoint import save_enhancer
+from cryoscan.models.checkpoint import save_network
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
 from cryoscan.provenance import Provenance
 from cryoscan.scan import ScanConfig, ScanPlan, open_scan, plan_scan, read_found, relabel, run_scan
@@ -31,7 +31,7 @@ def weights(tmp_path_factory):
     network = CryoSamu(CryoSamuConfig(channels=(4, 8), residues=16, width=8, heads=2, voxel_size_A=4.3))
     torch.nn.init.normal_(network.head.weight, std=0.06)
     path = tmp_path_factory.mktemp("network") / "small.safetensors"
-    save_enhancer(network, path, provenance=Provenance("test"))
+    save_network(network, path, provenance=Provenance("test"))
     return path
 
 
@@ -128,7 +128,7 @@ def test_tiles_are_computed_once_and_gone_at_the_end(weights, tmp_path, monkeypa
 @pytest.mark.parametrize("kind", ["masked", "windows"])
 def test_a_network_that_adds_nothing_changes_no_label(kind, tmp_path):
     network = CryoSamu(CryoSamuConfig(channels=(4, 8), residues=16, width=8, heads=2, voxel_size_A=2.6))
-    save_enhancer(network, tmp_path / "idle.safetensors", provenance=Provenance("test"))
+    save_network(network, tmp_path / "idle.safetensors", provenance=Provenance("test"))
     result = finished(planned(kind, scene(), tmp_path / "idle.safetensors", enhance=True), tmp_path / "a.scan")
     found = read_found(result)
     assert len(found.plain) == len(found)
@@ -211,7 +211,7 @@ def test_a_scan_goes_on_only_with_the_same_sharpening(weights, tmp_path):
         list(run_scan(planned("masked", volume, weights), path))
     torch.manual_seed(7)
     other = CryoSamu(CryoSamuConfig(channels=(4, 8), residues=16, width=8, heads=2, voxel_size_A=4.3))
-    save_enhancer(other, tmp_path / "other.safetensors", provenance=Provenance("test"))
+    save_network(other, tmp_path / "other.safetensors", provenance=Provenance("test"))
     with pytest.raises(MismatchError, match="enhancer"):
         list(run_scan(planned("masked", volume, tmp_path / "other.safetensors", enhance=True), path))
     again = planned("masked", volume, weights, folder=path, enhance=True)
