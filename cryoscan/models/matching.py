@@ -89,18 +89,18 @@ class Matcher:
     ----------
     shapes : float array, `n 972·layers`
         Harmonics of the entries' densities, any scale; and, if there is a second layer, of helices less strands.
-    envelopes : float array, `n 972·layers`
-        Harmonics of the entries' envelopes (0 … 1); a second layer of them says nothing.
+    envelopes : float array, `n 972`, optional
+        Harmonics of the entries' envelopes (0 … 1). Wholes (`similarities`) are compared without.
     device : str
         Where torch computes.
     """
 
-    def __init__(self, shapes: np.ndarray, envelopes: np.ndarray, *, device: str = "cpu") -> None:
+    def __init__(self, shapes: np.ndarray, envelopes: np.ndarray | None = None, *, device: str = "cpu") -> None:
         self.device = torch.device(device)
         self._harmonics = harmonics(device)
         t_NHK = _unit(_tensor(shapes, self.device))
         density_NHK = t_NHK[:, :, :SHELLS]
-        m_NHK = _tensor(envelopes, self.device)[:, :, :SHELLS].contiguous()
+        m_NHK = torch.zeros_like(density_NHK) if envelopes is None else _tensor(envelopes, self.device)
         ones = self._harmonics.expand(torch.ones(1, 32, 32, 32, device=self.device))
         volume = (m_NHK * ones).sum((1, 2)).clamp_min(1e-3)
         self._mean = (m_NHK * density_NHK).sum((1, 2)) / volume

@@ -102,7 +102,7 @@ def likeness(result: ScanResult, queries: Sequence[int], *, datedb: DateDB, embe
         return np.asarray(vectors[list(queries)] @ vectors.T)
     from cryoscan.models.matching import Matcher
 
-    matcher = Matcher(vectors, np.zeros_like(vectors), device=str(embedder.device))  # envelopes are not asked for
+    matcher = Matcher(vectors, device=str(embedder.device))
     return matcher.similarities(vectors[list(queries)])
 
 

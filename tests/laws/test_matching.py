@@ -254,7 +254,7 @@ def test_the_second_layer_turns_along_and_tells_equal_densities_apart(shapes: Sh
 def test_wholes_are_compared_without_envelopes(shapes: Shapes) -> None:
     one = shapes.densities(0.0)
     for layers in (one, np.concatenate([one, one[::-1]], axis=1)):
-        found = Matcher(layers, np.zeros_like(layers)).similarities(layers[:2])
+        found = Matcher(layers).similarities(layers[:2])
         assert np.diag(found) == pytest.approx(1, abs=0.01)
         assert (found.argmax(axis=1) == [0, 1]).all()
 
