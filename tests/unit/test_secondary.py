@@ -186,7 +186,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None
 
 
 def test_the_settings_that_ship_can_be_read() -> None:
-    config = read_train_config(Path(__file__).resolve().parents[2] / "configs" / "train" / "secondary.yaml")
+    config = read_train_config(Path(__file__).resolve().parents[2] / "configs" / "train" / "secondary_wide.yaml")
     assert isinstance(config, RecogniseTrainConfig)
     assert config.network_config() == shipped_secondary().config
 
