@@ -15,6 +15,8 @@ A scan is a folder::
         hits.json            places found, Å
         found.json           … and those without a name: what thresholds choose from
         found.zarr           number of the place that a voxel belongs to, painted for those who look again
+        points.zarr          … and the lattice point that speaks for it, where places are not cut out
+        edited/<n>.zarr      found.zarr as somebody drew it anew
         journal.jsonl        what people changed
         labels.zarr          OME-Zarr: domain type per voxel of the volume's own grid
         instances.zarr       OME-Zarr: which hit, or connected piece, a voxel belongs to

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from cryoscan.errors import CryoscanError, MismatchError, ResourceError
 from cryoscan.filters import resample_onto
 from cryoscan.io import VolumeFile, stored_parts
 from cryoscan.preflight import Preflight, inspect
-from cryoscan.provenance import Provenance, cryoscan_version, fingerprint_file, fingerprint_json
+from cryoscan.provenance import Provenance, cryoscan_version, fingerprint_arrays, fingerprint_file, fingerprint_json
 from cryoscan.scan.config import ScanConfig
 from cryoscan.scan.sharpening import Sharpening, plan_sharpening
 from cryoscan.segment import check_same_grid, contour_level
@@ -33,6 +34,7 @@ _FLAT = 16  # voxels; edge of the cubes whose spread tells specimen from vacuum
 _TELLS_APART = 3.0  # ratio of the spreads of two kinds of places that are surely different
 _SMALL_LATTICE = 100_000  # points; above, tiles are larger: fewer files
 _NOT_GIVEN_BACK = 1.2  # what the allocator keeps between tiles (measured, with the compact tower)
+_PLANES_AT_ONCE = 16  # of a mask
 _WORKING_COPIES = 4  # of a block: resampling, blurring and smoothing each hold one or two
 
 
@@ -479,10 +481,18 @@ def _provenance(
         "embedder": embedder.fingerprint,
     }
     if mask is not None:
-        inputs["mask"] = fingerprint_json([mask.shape, float(np.asarray(mask.data[mask.shape[0] // 2]).mean())])
+        inputs["mask"] = fingerprint_arrays(_slabs(mask))
     if sharpening is not None:
         inputs["enhancer"] = sharpening.fingerprint
     return Provenance("cryoscan scan", config=config.model_dump(mode="json"), inputs=inputs)
+
+
+def _slabs(mask: Volume) -> Iterator[np.ndarray]:
+    """Where a mask lets through, a few planes at a time: it may be as large as the tomogram."""
+    for z in range(0, mask.shape[0], _PLANES_AT_ONCE):
+        slab = np.asarray(mask.data[z : z + _PLANES_AT_ONCE]) > 0
+        yield np.array(slab.shape)
+        yield np.packbits(slab)
 
 
 def _found_before(folder: Path, provenance: Provenance) -> dict[str, float] | None:

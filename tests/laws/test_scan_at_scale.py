@@ -284,6 +284,24 @@ def test_nothing_is_found_outside_the_mask(volume: Volume, tiled: dict[str, Path
         assert np.linalg.norm(positions - middles[0], axis=1).min() < 8
 
 
+def test_a_scan_goes_on_only_inside_the_same_mask(volume: Volume) -> None:
+    inside = np.zeros(volume.shape, np.float32)
+    inside[3:-2, 5:30, 7:40] = 1
+    prints = []
+    for change in (None, "deeper", "elsewhere", "same in other numbers"):
+        other = inside.copy()
+        if change == "deeper":
+            other[-2] = other[-3]
+        elif change == "elsewhere":  # as many voxels in each plane
+            other = np.roll(other, 1, axis=2)
+        elif change == "same in other numbers":
+            other *= 7
+        plan = plan_of("windows", volume, mask=Volume(other, volume.voxel_size, volume.origin))
+        prints.append(plan.provenance.inputs["mask"])
+    assert len(set(prints[:3])) == 3
+    assert prints[3] == prints[0]
+
+
 @pytest.mark.parametrize("kind", ["masked", "windows"])
 def test_planes_of_a_volume_are_where_they_were(volume: Volume, tmp_path: Path, kind: str) -> None:
     write_volume(volume, tmp_path / "v.zarr")
