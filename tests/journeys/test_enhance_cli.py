@@ -54,8 +54,11 @@ def bench(tmp_path_factory):
     def write(name, data, origin=plain.origin):
         write_volume(Volume(np.asarray(data, np.float32), 1.37, origin), folder / name)
 
-    build = ["datedb", "build", folder / "small.datedb", DATA / "ugly.pdb", DATA / "ugly.cif"]
-    build += ["--labels", DATA / "domains.tsv"]
+    build = ["datedb", "build", folder / "small.datedb", DATA / "ugly.pdb", DATA / "ugly.cif", folder / "model.pdb"]
+    table = (DATA / "domains.tsv").read_text(encoding="utf-8").rstrip("\n")
+    own = "model\tthree helices\t\t-\tmodel.pdb\tits own density leads clearly"
+    (folder / "domains.tsv").write_text(f"{table}\n{own}\n", encoding="utf-8")
+    build += ["--labels", folder / "domains.tsv"]
     subprocess.run([sys.executable, "-m", "cryoscan", *map(str, build)], check=True, capture_output=True)
     write("map.mrc", plain.load())
     write("half1.mrc", plain.load() + rng.normal(0, 0.02, plain.shape))
