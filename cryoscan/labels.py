@@ -4,6 +4,7 @@ import colorsys
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -91,3 +92,32 @@ class LabelMap:
                 hint=f"Labels present: {', '.join(map(str, present[:20]))}{' …' if len(present) > 20 else ''}.",
             )
         return mask
+
+
+def looked_up(numbers: Volume, table: np.ndarray) -> Volume:
+    """A volume of integers read as others, block by block."""
+    return Volume(_Looked(numbers.data, table), numbers.voxel_size, numbers.origin)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Looked:
+    """Integers looked up in a table."""
+
+    source: Any
+    table: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        z, y, x = self.source.shape
+        return int(z), int(y), int(x)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.table.dtype
+
+    @property
+    def ndim(self) -> int:
+        return 3
+
+    def __getitem__(self, key: Any, /) -> np.ndarray:
+        return np.asarray(self.table[np.asarray(self.source[key])])

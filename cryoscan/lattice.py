@@ -15,15 +15,14 @@ from scipy.spatial import cKDTree
 from cryoscan.datedb import DateDB
 from cryoscan.embedding import Embedder, unit_rows
 from cryoscan.errors import FormatError
-from cryoscan.io import build_pyramid, create_zarr, open_labels, open_zarr_array
+from cryoscan.io import build_pyramid, open_labels, open_zarr_array
 from cryoscan.io.replacing import replacing
-from cryoscan.labels import LabelClass, LabelMap
+from cryoscan.labels import LabelClass, LabelMap, looked_up
 from cryoscan.scan import Corrected, FoundPlaces, LabelsPainted, ScanConfig, ScanPlan, ScanResult, read_found
-from cryoscan.scan.finish import chunk_of, shard_of
+from cryoscan.scan.finish import create_numbers
 from cryoscan.scan.relabel import plan_again
 from cryoscan.scan.thresholds import is_named
 from cryoscan.segment import label_block
-from cryoscan.tiles import Tiling
 from cryoscan.volume import Volume
 
 POINTS = "points.zarr"
@@ -152,19 +151,7 @@ def paint_points(result: ScanResult, *, datedb: DateDB, embedder: Embedder) -> I
         columns["confidence"] = confidence
     ratio, first = plan.volume.voxel_size / embedder.voxel_size, plan.grid.centres(np.zeros(3))
     with replacing(result.path / POINTS, overwrite=True) as beside:
-        shards = shard_of(plan.volume.shape)
-        create_zarr(
-            beside,
-            shape=plan.volume.shape,
-            dtype=np.uint32,
-            voxel_size=plan.volume.voxel_size,
-            origin=plan.volume.origin,
-            chunks=chunk_of(shards),
-            shards=shards,
-            classes={},
-            pyramid=True,
-        )
-        blocks = Tiling(plan.volume.shape, shards)
+        blocks = create_numbers(beside, plan)
         for done, box in enumerate(blocks, start=1):
             nearest = [
                 np.clip(np.rint((np.arange(b.start, b.stop) * ratio - f) / plan.config.stride_voxels), 0, n - 1)
@@ -244,11 +231,6 @@ def sample_lattice(
     )
 
 
-def looked_up(numbers: Volume, table: np.ndarray) -> Volume:
-    """A volume of integers read as others, block by block."""
-    return Volume(_Looked(numbers.data, table), numbers.voxel_size, numbers.origin)
-
-
 # ---------------------------------------------------------------- private
 
 
@@ -274,27 +256,3 @@ def _nearest_place(labels: np.ndarray, result: ScanResult, found: FoundPlaces) -
         mine, rivals = points[order[first:stop]], np.flatnonzero(piece_of_place == wanted)
         owner[tuple(mine.T)] = rivals[cKDTree(at[rivals]).query(mine)[1]]
     return owner
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Looked:
-    """Integers looked up in a table."""
-
-    source: Any
-    table: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        z, y, x = self.source.shape
-        return int(z), int(y), int(x)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.table.dtype
-
-    @property
-    def ndim(self) -> int:
-        return 3
-
-    def __getitem__(self, key: Any, /) -> np.ndarray:
-        return np.asarray(self.table[np.asarray(self.source[key])])

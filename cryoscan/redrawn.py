@@ -18,8 +18,8 @@ import zarr
 from cryoscan.errors import FormatError
 from cryoscan.hits import Hits
 from cryoscan.io import open_labels, write_labels
-from cryoscan.labels import LabelClass, LabelMap
-from cryoscan.lattice import LatticePoints, looked_up, open_points
+from cryoscan.labels import LabelClass, LabelMap, looked_up
+from cryoscan.lattice import LatticePoints, open_points
 from cryoscan.scan import (
     Change,
     Corrected,

@@ -284,6 +284,23 @@ def _create_labels(plan: ScanPlan, path: Path, part: Path, named: PlaceTable, th
     beside.rename(part)
 
 
+def create_numbers(path: Path, plan: ScanPlan) -> Tiling:
+    """Create an empty volume of numbers on the grid of the scanned one, with a pyramid; gives the blocks to fill."""
+    shards = shard_of(plan.volume.shape)
+    create_zarr(
+        path,
+        shape=plan.volume.shape,
+        dtype=np.uint32,
+        voxel_size=plan.volume.voxel_size,
+        origin=plan.volume.origin,
+        chunks=chunk_of(shards),
+        shards=shards,
+        classes={},
+        pyramid=True,
+    )
+    return Tiling(plan.volume.shape, shards)
+
+
 def shard_of(shape: Shape) -> Shape:
     """Blocks in which labels of a volume are painted."""
     z, y, x = (min(_SHARD, -(-size // _CHUNK) * _CHUNK) for size in shape)

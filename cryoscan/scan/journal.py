@@ -20,13 +20,12 @@ from scipy.spatial import cKDTree
 from cryoscan.errors import FormatError, ResourceError, refuse_existing
 from cryoscan.hits import Hits
 from cryoscan.io import open_labels
-from cryoscan.labels import LabelClass, LabelMap
+from cryoscan.labels import LabelClass, LabelMap, looked_up
 from cryoscan.provenance import write_atomically
 from cryoscan.scan.found import FoundPlaces, read_found
 from cryoscan.scan.result import ScanResult
 from cryoscan.scan.review import place_numbers
 from cryoscan.units import Angstrom, Vector
-from cryoscan.volume import Volume
 
 What: TypeAlias = Literal["accept", "reject", "retype", "labels", "undo"]
 """Kinds of changes: `labels` is a label volume that was drawn by hand and saved."""
@@ -217,7 +216,7 @@ def corrected_labels(result: ScanResult) -> LabelMap:
         label = int(hits.labels[place])
         classes[label] = meaning
         table[place + 1] = label
-    return LabelMap(Volume(_Renumbered(numbers.data, table), numbers.voxel_size, numbers.origin), classes)
+    return LabelMap(looked_up(numbers, table), classes)
 
 
 def write_changes_csv(changes: Iterable[Change], path: Path, *, overwrite: bool = False) -> None:
@@ -232,30 +231,6 @@ def write_changes_csv(changes: Iterable[Change], path: Path, *, overwrite: bool 
         for place in change.positions or ((None, None, None),):
             writer.writerow([*(getattr(change, key) or "" for key in about), *reversed(place)])
     write_atomically(refuse_existing(path, overwrite=overwrite), text.getvalue())
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Renumbered:
-    """Integers read as others, block by block."""
-
-    source: Any
-    table: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        z, y, x = self.source.shape
-        return int(z), int(y), int(x)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.table.dtype
-
-    @property
-    def ndim(self) -> int:
-        return 3
-
-    def __getitem__(self, key: Any, /) -> np.ndarray:
-        return np.asarray(self.table[np.asarray(self.source[key])])
 
 
 def _places_of(change: Change, tree: cKDTree | None) -> list[int]:

@@ -10,16 +10,15 @@ import zarr
 from cryoscan.datedb import DateDB
 from cryoscan.embedding import Embedder, unit_rows
 from cryoscan.errors import ConfigError, FormatError
-from cryoscan.io import build_pyramid, create_zarr, open_labels, open_zarr_array
+from cryoscan.io import build_pyramid, open_labels, open_zarr_array
 from cryoscan.io.replacing import replacing
-from cryoscan.scan.finish import LabelsPainted, chunk_of, paint_regions, shard_of, touched_blocks
+from cryoscan.scan.finish import LabelsPainted, create_numbers, paint_regions, touched_blocks
 from cryoscan.scan.folder import all_reports
 from cryoscan.scan.found import FoundPlaces, PlaceTable, apart, read_found, table_of
 from cryoscan.scan.places import read_places
 from cryoscan.scan.plan import ScanPlan
 from cryoscan.scan.relabel import plan_again
 from cryoscan.scan.result import ScanResult
-from cryoscan.tiles import Tiling
 from cryoscan.volume import Volume
 
 _FOUND = "found.zarr"
@@ -57,19 +56,7 @@ def paint_places(result: ScanResult, *, datedb: DateDB, embedder: Embedder) -> I
             hint="Change its thresholds with `cryoscan relabel`.",
         )
     with replacing(result.path / _FOUND, overwrite=True) as beside:
-        shards = shard_of(plan.volume.shape)
-        create_zarr(
-            beside,
-            shape=plan.volume.shape,
-            dtype=np.uint32,
-            voxel_size=plan.volume.voxel_size,
-            origin=plan.volume.origin,
-            chunks=chunk_of(shards),
-            shards=shards,
-            classes={},
-            pyramid=True,
-        )
-        blocks = Tiling(plan.volume.shape, shards)
+        blocks = create_numbers(beside, plan)
         touched = touched_blocks(plan, table, blocks)
         for done, number in enumerate(touched, start=1):
             _, numbers = paint_regions(plan, result.path, blocks.box(number), table)
