@@ -27,6 +27,7 @@ from cryoscan.datedb.build import (
     closer_look,
     structure_window,
     towers_of,
+    with_strangers_reach,
 )
 from cryoscan.datedb.config import DateDBConfig
 from cryoscan.datedb.previews import choose_representatives, write_previews
@@ -584,7 +585,7 @@ def build_from_store(folder: Path, path: Path, *, config: DateDBConfig, overwrit
     assert last is not None
     assert last.result is not None
     db = replace(last.result, calibration=config.calibration, shape_calibration=config.shape_calibration)
-    db = db.write(path, overwrite=overwrite, dtype=config.dtype)
+    db = with_strangers_reach(db).write(path, overwrite=overwrite, dtype=config.dtype)
     if towers is not None:
         towers.put_into(path)
     read = {entry.id: reader for entry, reader in sources}

@@ -1,6 +1,7 @@
 """From structures to a database: simulate each domain at every bank's resolution, and embed it."""
 
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from cryoscan.models import (
 )
 from cryoscan.models.atom_tower import AtomTower, embed_residues
 from cryoscan.models.checkpoint import Tower, load_network
+from cryoscan.models.matching import Matcher, strangers_reach
 from cryoscan.models.residues import Residues, residues_of
 from cryoscan.models.secondary import SecondaryNet, shipped_secondary
 from cryoscan.models.shape import ShapeEmbedder, Shapes
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from cryoscan.datedb.config import DateDBConfig
 
 _BATCH = 64
+_STRANGERS, _FEWEST_STRANGERS = 300, 50
 _SIDE_BY_SIDE = 8  # structures that pass an AtomTower together
 Skipped = tuple[str, str]
 """Id of a domain and the reason why it is not in the database."""
@@ -137,7 +140,52 @@ def with_structures(
     shapes: list[Shapes] = []
     _flush(list(structures), parts, shapes, embedder, [], None)
     banks = {resolution: np.concatenate(vectors) for resolution, vectors in parts.items()}
-    return db.with_entries(entries, banks, shapes=Shapes.joined(shapes) if shapes else None)
+    return with_strangers_reach(db.with_entries(entries, banks, shapes=Shapes.joined(shapes) if shapes else None))
+
+
+def with_strangers_reach(db: DateDB) -> DateDB:
+    """A database that knows what strangers usually reach with each entry (`cryoscan.models.matching`).
+
+    One entry of each of some types asks for all others; relatives of what asks do not count: entries of its type, its
+    sequence cluster or its PDB entry. What is known already stays. A database without shapes, or of too few types
+    to say what is usual, is returned as it is.
+    """
+    by_shape, shapes = db.by_shape, db.shapes
+    types = sorted({(entry.scheme, entry.type): entry for entry in reversed(db.entries)}.items())
+    if by_shape is None or shapes is None or len(types) < _FEWEST_STRANGERS:
+        return db
+    asking = [types[place][1] for place in np.linspace(0, len(types) - 1, _STRANGERS).astype(int)]
+    asking = list({entry.row: entry for entry in asking}.values())
+    finest_first = sorted(db.banks)
+    usual = shapes.usual if len(shapes.usual) else np.full((len(finest_first), len(shapes)), np.nan, np.float32)
+    unknown = np.flatnonzero(np.isnan(usual).any(axis=0))
+    if len(unknown) == 0:
+        return db
+    related = _related(db, asking)[:, unknown]
+    found = usual.copy()
+    for place, bank in enumerate(finest_first):
+        vectors = by_shape.banks[bank]
+        similarity = Matcher(vectors[unknown]).similarities(vectors[[entry.row for entry in asking]])
+        found[place, unknown] = strangers_reach(similarity, related)
+    return replace(db, shapes=replace(shapes, usual=found))
+
+
+def _related(db: DateDB, asking: Sequence[Entry]) -> np.ndarray:
+    """Which rows hold relatives of each entry that asks, `asking rows`."""
+    marks: dict[tuple[str, ...], set[int]] = defaultdict(set)
+    for entry in db.entries:
+        for mark in _marks(entry):
+            marks[mark].add(entry.row)
+    found = np.zeros((len(asking), len(next(iter(db.banks.values())))), bool)
+    for place, entry in enumerate(asking):
+        found[place, sorted({entry.row}.union(*(marks[mark] for mark in _marks(entry))))] = True
+    return found
+
+
+def _marks(entry: Entry) -> list[tuple[str, ...]]:
+    """What relatives have in common."""
+    told = [("cluster", entry.cluster), ("pdb", entry.pdb.lower())]
+    return [(entry.scheme, entry.type), *(mark for mark in told if mark[1])]
 
 
 def closer_look(db: DateDB, embedder: Embedder, *, contour: float = 0.5) -> tuple[DateDB, Embedder]:
@@ -345,9 +393,13 @@ def _flush(
         pending.clear()
         described.clear()
         return
+    windows = {
+        resolution: np.stack([structure_window(structure, embedder, resolution=resolution) for structure in pending])
+        for resolution in parts
+    }
     for resolution, vectors in parts.items():
-        windows = np.stack([structure_window(structure, embedder, resolution=resolution) for structure in pending])
-        vectors.append(embedder.embed(windows))
-        if resolution == min(parts) and embedder.window == ShapeEmbedder.window:
-            shapes.append(Shapes.of_windows(windows, _secondary_at(embedder.voxel_size)))
+        vectors.append(embedder.embed(windows[resolution]))
+    if embedder.window == ShapeEmbedder.window:
+        finest, *coarser = (windows[resolution] for resolution in sorted(windows))
+        shapes.append(Shapes.of_windows(finest, _secondary_at(embedder.voxel_size), coarser=coarser))
     pending.clear()

@@ -15,6 +15,7 @@ from cryoscan.datedb.build import (
     secondary_of,
     tower_path,
     towers_of,
+    with_strangers_reach,
 )
 from cryoscan.datedb.config import DateDBConfig
 from cryoscan.datedb.files import ATOM_TOWER, open_datedb
@@ -76,7 +77,7 @@ def build_from_files(
         if event.result is None:
             yield event
             continue
-        written = event.result.write(path, overwrite=overwrite, dtype=config.dtype)
+        written = with_strangers_reach(event.result).write(path, overwrite=overwrite, dtype=config.dtype)
         if towers is not None:
             towers.put_into(path)
         yield replace(event, result=written)
@@ -125,7 +126,9 @@ def add_structures(
         if event.result is None:
             yield event
             continue
-        more = db.with_entries(event.result.entries, event.result.banks, shapes=event.result.shapes)
+        more = with_strangers_reach(
+            db.with_entries(event.result.entries, event.result.banks, shapes=event.result.shapes)
+        )
         more = replace(more, names={**db.names, **event.result.names}, provenance=provenance)
         yield replace(event, result=more.write(path, overwrite=True, dtype=stored_dtype(db)))
 
@@ -165,11 +168,13 @@ def add_regions(
     if db.shapes is not None:
         from cryoscan.models.shape import Shapes
 
-        shapes = Shapes.of_windows(np.clip(windows[min(db.banks)], 0, None), secondary_of(db))
+        finest, *coarser = (np.clip(windows[bank], 0, None) for bank in sorted(db.banks))
+        shapes = Shapes.of_windows(finest, secondary_of(db), coarser=coarser)
     entries = [replace(entry, row=row) for row, (entry, _) in enumerate(regions)]
     inputs = {"datedb": db.fingerprint}
     more = replace(
-        db.with_entries(entries, banks, shapes=shapes), provenance=Provenance("cryoscan datedb add", inputs=inputs)
+        with_strangers_reach(db.with_entries(entries, banks, shapes=shapes)),
+        provenance=Provenance("cryoscan datedb add", inputs=inputs),
     )
     return more.write(path, overwrite=True, dtype=stored_dtype(db))
 

@@ -130,6 +130,14 @@ class DateDB:
         (n,) = rows
         if self.shapes is not None and len(self.shapes) != n:
             raise FormatError(f"expected shapes of {n} rows", got=str(len(self.shapes)), hint="Rebuild the DateDB.")
+        for name in ("signed", "usual") if self.shapes is not None else ():
+            found = len(getattr(self.shapes, name))
+            if found not in (0, len(self.banks)):
+                raise FormatError(
+                    f"expected '{name}' of shapes for each of {len(self.banks)} banks",
+                    got=str(found),
+                    hint="Rebuild the DateDB.",
+                )
         bad = [entry.id for entry in self.entries if not 0 <= entry.row < n]
         if bad:
             raise FormatError(
@@ -168,8 +176,8 @@ class DateDB:
     def by_shape(self) -> "DateDB | None":
         """The same entries, to be compared by their shapes; None if these were not stored.
 
-        One bank is stored. The others follow from it exactly (measured: cosine .9999): blurring
-        changes the harmonics of each degree by a fixed matrix.
+        Densities of one bank are stored. The others follow exactly (measured: cosine .9999): blurring changes the
+        harmonics of each degree by a fixed matrix. What a network sees at a lower resolution does not follow.
         """
         if self.shapes is None:
             return None
@@ -178,7 +186,8 @@ class DateDB:
 
         embedder = ShapeEmbedder(float(self.embedder["voxel_size_A"]), secondary=secondary_of(self))
         about = {**self.embedder, "kind": "ShapeEmbedder", "fingerprint": embedder.fingerprint, "dim": embedder.dim}
-        banks = {bank: self.shapes.densities(self._blur(bank)) for bank in self.banks}
+        finest_first = sorted(self.banks)
+        banks = {bank: self.shapes.densities(self._blur(bank), bank=finest_first.index(bank)) for bank in self.banks}
         return replace(self, banks=banks, embedder=about, calibration=self.shape_calibration, matched=True)
 
     def entry(self, id_: str) -> Entry:
@@ -559,8 +568,11 @@ class DateDB:
         used, place = np.unique(self._rows, return_inverse=True)
         if (bank, device) not in self._matchers:
             assert self.shapes is not None
-            envelopes = self.shapes.take(used).envelopes(self._blur(bank))
-            self._matchers[bank, device] = Matcher(self.banks[bank][used], envelopes, device=device)
+            shapes = self.shapes.take(used)
+            usual = shapes.usual[sorted(self.banks).index(bank)] if len(shapes.usual) else None
+            self._matchers[bank, device] = Matcher(
+                self.banks[bank][used], shapes.envelopes(self._blur(bank)), usual=usual, device=device
+            )
         return self._matchers[bank, device], place
 
     def _blur(self, bank: float) -> float:

@@ -21,7 +21,6 @@ _VERSION = 2  # raise when the definition changes: old databases are then refuse
 _BATCH = 64
 _LEVELS = 63  # mean cosine to the harmonics themselves .999; twice as many take a fifth more space
 _COARSER = 2  # steps of the second layer in those of the first
-_BLURRED = 0.5  # weight of a second layer that was blurred: at the lower resolution the network sees less
 
 
 class ShapeEmbedder:
@@ -100,65 +99,101 @@ class Shapes:
     ----------
     density : int8 array, `n 972`
         Harmonics of each density; its scale does not matter.
-    signed : int8 array, `n 972`
-        Harmonics of helices less strands, in twice as large steps; without rows if nothing told them apart.
+    signed : int8 array, `banks n 972`
+        Harmonics of helices less strands as the network sees them at the resolution of each bank of the database, in
+        twice as large steps; without banks if nothing told them apart.
     envelope : int8 array, `n 972`
         Harmonics of its envelope, see `envelope`.
     scale : float32 array, `n`
         What `envelope` is to be multiplied with.
+    usual : float32 array, `banks n`
+        What strangers reach with each, see `cryoscan.models.matching`; NaN where nobody has measured it, without banks
+        if it is known of none.
     """
 
     density: np.ndarray
     signed: np.ndarray
     envelope: np.ndarray
     scale: np.ndarray
+    usual: np.ndarray
 
     def __len__(self) -> int:
         return len(self.scale)
 
     @classmethod
     @torch.inference_mode()
-    def of_windows(cls, windows: np.ndarray, secondary: SecondaryNet | None = None) -> "Shapes":
-        """Shapes of densities without noise in the middle of windows, `n 32 32 32`; of two layers with a network."""
+    def of_windows(
+        cls, windows: np.ndarray, secondary: SecondaryNet | None = None, *, coarser: Sequence[np.ndarray] = ()
+    ) -> "Shapes":
+        """Shapes of densities without noise in the middle of windows, `n 32 32 32`; of two layers with a network.
+
+        Parameters
+        ----------
+        windows : float array
+            At the resolution of the finest bank.
+        secondary : SecondaryNet, optional
+        coarser : sequence of float arrays
+            The same at the resolutions of the other banks: blurring cannot tell what a network would see there.
+        """
         parts = []
         for start in range(0, len(windows), _BATCH):
-            x_BZYX = torch.from_numpy(np.ascontiguousarray(windows[start : start + _BATCH], np.float32))
-            n = len(x_BZYX)
-            layers = [x_BZYX, envelope(x_BZYX), *([] if secondary is None else [secondary.signed(x_BZYX)])]
-            c_BD = harmonics().expand(torch.cat(layers)).flatten(1).numpy()
-            largest = np.abs(c_BD[: 2 * n]).max(axis=1, keepdims=True).clip(min=1e-12)
-            largest = np.concatenate([largest, largest[: len(c_BD) - 2 * n]])
-            packed = c_BD / largest * _LEVELS
-            packed[2 * n :] /= _COARSER
-            packed = np.rint(packed).clip(-127, 127).astype(np.int8)
-            scale = (largest[n : 2 * n, 0] / _LEVELS).astype(np.float32)
-            parts.append(cls(packed[:n], packed[2 * n :], packed[n : 2 * n], scale))
+            banks = [_tensor(of_bank[start : start + _BATCH]) for of_bank in (windows, *coarser)]
+            density, _ = _packed(banks[0], banks[0])
+            around, largest = _packed(envelope(banks[0]), envelope(banks[0]))
+            signed = [_packed(secondary.signed(x), x, steps=_LEVELS / _COARSER)[0] for x in banks if secondary]
+            parts.append(
+                cls(
+                    density=density,
+                    signed=np.stack(signed or [density])[: len(signed)],
+                    envelope=around,
+                    scale=largest / np.float32(_LEVELS),
+                    usual=np.zeros((0, len(density)), np.float32),
+                )
+            )
         return cls.joined(parts)
 
     @classmethod
     def joined(cls, parts: "Sequence[Shapes]") -> "Shapes":
         """Several, one after the other; the second layer goes unless all have it."""
-        density, signed, envelopes, scale = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__
+        banks, most = min(len(part.signed) for part in parts), max(len(part.usual) for part in parts)
+        return cls(
+            density=np.concatenate([part.density for part in parts]),
+            signed=np.concatenate([part.signed[:banks] for part in parts], axis=1),
+            envelope=np.concatenate([part.envelope for part in parts]),
+            scale=np.concatenate([part.scale for part in parts]),
+            usual=np.concatenate([part._usual_or_unknown(most) for part in parts], axis=1),
         )
-        return cls(density, signed if len(signed) == len(density) else signed[:0], envelopes, scale)
 
     def take(self, rows: np.ndarray) -> "Shapes":
         """Some of them."""
-        signed = self.signed[rows] if self.layers == 2 else self.signed
-        return Shapes(self.density[rows], signed, self.envelope[rows], self.scale[rows])
+        return Shapes(
+            self.density[rows], self.signed[:, rows], self.envelope[rows], self.scale[rows], self.usual[:, rows]
+        )
 
     @property
     def layers(self) -> int:
         """2 if helices and strands are known, else 1."""
         return 2 if len(self.signed) else 1
 
-    def densities(self, sigma: float) -> np.ndarray:
-        """Harmonics of all layers blurred by a Gaussian of `sigma` voxels, unit rows, `n 972·layers` float32."""
-        layers = [_blurred(self.density.astype(np.float32), sigma)]
-        if self.layers == 2:
-            layers.append((1 if sigma == 0 else _BLURRED) * _blurred(_COARSER * self.signed.astype(np.float32), sigma))
-        return unit_rows(np.concatenate(layers, axis=1))
+    def _usual_or_unknown(self, banks: int) -> np.ndarray:
+        return self.usual if len(self.usual) == banks else np.full((banks, len(self)), np.nan, np.float32)
+
+    def densities(self, sigma: float, *, bank: int = 0) -> np.ndarray:
+        """Harmonics of all layers, unit rows, `n 972·layers` float32.
+
+        Parameters
+        ----------
+        sigma : float
+            Width in voxels of the Gaussian that takes the finest bank to the resolution of `bank`.
+        bank : int
+            Which of the second layers.
+        """
+        density = _blurred(self.density.astype(np.float32), sigma)
+        if self.layers == 1:
+            return unit_rows(density)
+        largest = np.abs(density).max(axis=1, keepdims=True)  # what `_packed` divided by, in stored steps
+        signed = self.signed[bank].astype(np.float32) * (_COARSER / _LEVELS * largest)
+        return unit_rows(np.concatenate([density, signed], axis=1))
 
     def envelopes(self, sigma: float) -> np.ndarray:
         """Harmonics of the envelopes blurred by a Gaussian of `sigma` voxels, `n 972` float32."""
@@ -173,6 +208,19 @@ def envelope(density_BZYX: torch.Tensor) -> torch.Tensor:
     """
     largest = density_BZYX.amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
     return torch.sigmoid((density_BZYX / largest - 0.05) / 0.02)
+
+
+def _tensor(windows: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(windows, np.float32))
+
+
+def _packed(
+    x_BZYX: torch.Tensor, beside_BZYX: torch.Tensor, *, steps: float = _LEVELS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Harmonics in steps of the largest of those of another density, int8 `b 972`; and that one, `b` float32."""
+    c_BD, beside_BD = (harmonics().expand(x).flatten(1).numpy() for x in (x_BZYX, beside_BZYX))
+    largest = np.abs(beside_BD).max(axis=1).clip(min=1e-12)
+    return np.rint(c_BD / largest[:, None] * steps).clip(-127, 127).astype(np.int8), largest.astype(np.float32)
 
 
 def _blurred(vectors: np.ndarray, sigma: float) -> np.ndarray:

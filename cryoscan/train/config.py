@@ -263,6 +263,8 @@ class RecogniseTrainConfig(Config):
     """Largest step of AdamW."""
     average: float = Field(default=0.995, ge=0, lt=1)
     """Memory of the running mean of the weights, which is what is kept of a run."""
+    bfloat16: bool = False
+    """Whether convolutions compute with 16 bits: 1.7 times as fast with 32 channels, on processors made for it."""
     validate_every: int = Field(default=250, ge=1)
     """Steps between validations."""
     seed: int = 0

@@ -84,7 +84,7 @@ def train_recogniser(
 
     events = fit(
         network,
-        recognise,
+        functools.partial(recognise, bfloat16=config.bfloat16),
         draw,
         config.fit_settings(),
         folder,
@@ -99,7 +99,9 @@ def train_recogniser(
     yield NetworkTrained(folder / WEIGHTS, folder / CARD, last)
 
 
-def recognise(network: SecondaryNet, views: Views, rng: torch.Generator) -> tuple[Tensor, Numbers]:
+def recognise(
+    network: SecondaryNet, views: Views, rng: torch.Generator, *, bfloat16: bool = False
+) -> tuple[Tensor, Numbers]:
     """Cross entropy of the kinds over voxels, weighted by the density that is seen; numbers: share that is right.
 
     Parameters
@@ -109,8 +111,12 @@ def recognise(network: SecondaryNet, views: Views, rng: torch.Generator) -> tupl
         With densities by kind.
     rng : torch.Generator
         Not used; the views are random enough.
+    bfloat16 : bool
+        Whether convolutions compute with 16 bits; the weights keep 32.
     """
-    log_BCZYX = torch.log_softmax(network(views.density_BZYX), dim=1)
+    with torch.autocast(views.density_BZYX.device.type, torch.bfloat16, enabled=bfloat16):
+        logits_BCZYX = network(views.density_BZYX)
+    log_BCZYX = torch.log_softmax(logits_BCZYX.float(), dim=1)
     share_BCZYX, weight_BZYX = _told(views)
     loss = -((share_BCZYX * log_BCZYX).sum(dim=1) * weight_BZYX).sum()
     right_BZYX = share_BCZYX.gather(1, log_BCZYX.detach().argmax(dim=1, keepdim=True))[:, 0]

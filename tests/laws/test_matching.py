@@ -10,12 +10,12 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from cryoscan.datedb import DateDB, Entry, open_datedb
-from cryoscan.datedb.build import closer_look, describe_embedder, embedder_for
+from cryoscan.datedb.build import closer_look, describe_embedder, embedder_for, with_strangers_reach
 from cryoscan.embedding import unit_rows
 from cryoscan.errors import FormatError, MismatchError
 from cryoscan.models import InvariantEmbedder, ShapeEmbedder
 from cryoscan.models.harmonics import DEGREES, blur_matrices, harmonics, rotation_table
-from cryoscan.models.matching import Matcher
+from cryoscan.models.matching import Matcher, strangers_reach
 from cryoscan.models.refinement import refine
 from cryoscan.models.secondary import shipped_secondary
 from cryoscan.models.shape import Shapes, envelope
@@ -263,8 +263,9 @@ def test_shapes_of_two_layers_are_kept_and_asked_with_the_network_that_saw_them(
     windows = np.stack([density(points) for points in MOLECULES])
     embedder = InvariantEmbedder(contour=0.0)
     bank = embedder.embed(windows)
-    layered = Shapes.of_windows(windows, shipped_secondary())
-    db = DateDB(entries(), {6.0: bank, 10.0: bank}, describe_embedder(embedder), shapes=layered)
+    blunt = np.stack([ndimage.gaussian_filter(window, 0.72, mode="constant") for window in windows])
+    layered = Shapes.of_windows(windows, shipped_secondary(), coarser=[blunt])
+    db = DateDB(entries(), {10.0: bank, 6.0: bank}, describe_embedder(embedder), shapes=layered)
     back = db.write(tmp_path / "a.datedb")
     assert back.shapes is not None
     assert np.array_equal(back.shapes.signed, layered.signed)
@@ -273,6 +274,14 @@ def test_shapes_of_two_layers_are_kept_and_asked_with_the_network_that_saw_them(
     found = by_shape.similarities(shape_embedder.embed(windows[:4]), resolution=6.0)
     assert (found.argmax(axis=1) == np.arange(4)).all()
     assert found.max(axis=1).min() > 0.98
+    # the second layer of the coarser bank is what the network sees there, not what it sees in the sharp density
+    seen = shape_embedder.embed(blunt)
+    swapped = replace(layered, signed=layered.signed[::-1]).densities(db._blur(10.0), bank=1)
+    apart = 1 - (seen * by_shape.banks[10.0]).sum(axis=1)
+    assert apart.max() < 0.004
+    assert apart.mean() < 0.5 * (1 - (seen * swapped).sum(axis=1)).mean()
+    with pytest.raises(FormatError, match="each of 2 banks"):
+        replace(db, shapes=replace(layered, signed=layered.signed[:1]))
     other = replace(back, embedder={**back.embedder, "secondary": "of another version"})
     with pytest.raises(MismatchError, match="datedb build"):
         closer_look(other, embedder)
@@ -322,3 +331,63 @@ def test_the_closer_look_names_by_shape(db: DateDB) -> None:
     by_shape.require(embedder)
     without = replace(db, shapes=None)
     assert closer_look(without, embedder_for(db))[0] is without
+
+
+# ---------------------------------------------------------------- what fits everything
+
+
+def test_what_strangers_reach_is_the_mean_of_their_best_tenth() -> None:
+    rng = np.random.default_rng(2)
+    similarity = rng.uniform(-0.2, 0.95, (40, 3))
+    related = np.zeros((40, 3), bool)
+    related[:11, 1] = True
+    related[:, 2] = True
+    found = strangers_reach(similarity, related)
+    surprise = -np.log1p(-(np.clip(similarity, 0, 1) ** 2))
+    assert found[0] == pytest.approx(np.sort(surprise[:, 0])[-4:].mean())
+    assert found[1] == pytest.approx(np.sort(surprise[11:, 1])[-3:].mean())  # a tenth of 29
+    assert np.isnan(found[2])
+
+
+def test_who_fits_everything_gets_less_for_it(shapes: Shapes) -> None:
+    vectors = shapes.densities(0.0)
+    plain = Matcher(vectors)
+    raw = plain.similarities(vectors[:3])
+    assert np.array_equal(raw, Matcher(vectors, usual=np.full(N, np.nan, np.float32)).similarities(vectors[:3]))
+    usual = np.linspace(0.2, 1.0, N).astype(np.float32)
+    usual[5] = np.nan  # nobody has measured it: as usual as the others
+    found = Matcher(vectors, usual=usual).similarities(vectors[:3])
+    known = usual - np.nanmean(usual)
+    assert (found[:, known > 0.01] < raw[:, known > 0.01]).all()
+    assert (found[:, known < -0.01] > raw[:, known < -0.01])[:, 1:].all()
+    assert found[:, 5] == pytest.approx(raw[:, 5], abs=1e-5)
+    assert np.abs(found).max() <= 1
+    assert (found.argmax(axis=1) == np.arange(3)).all()  # what is surely found stays found
+
+
+def test_a_database_measures_what_strangers_reach_of_entries_that_lack_it(tmp_path: Path) -> None:
+    count = 54
+    molecules = [molecule(100 + seed, 12 + seed % 9) for seed in range(count + 1)]
+    windows = np.stack([density(points) for points in molecules])
+    vectors, shapes = InvariantEmbedder(contour=0.0).embed(windows), Shapes.of_windows(windows)
+    everyone = tuple(Entry(f"m{i}", "CATH", f"1.10.8.{i + 1}", i, pdb=f"p{i}") for i in range(count + 1))
+    about = describe_embedder(InvariantEmbedder(contour=0.0)) | {"secondary": None}
+    bare = DateDB(everyone[:-1], {6.0: vectors[:-1]}, about, shapes=shapes.take(np.arange(count)))
+    few = replace(bare, entries=everyone[:40])
+    assert with_strangers_reach(few) is few  # forty types do not say what is usual
+    db = with_strangers_reach(bare)
+    assert db.shapes is not None
+    assert db.shapes.usual.shape == (1, count)
+    added = db.with_entries([replace(everyone[-1], row=0)], {6.0: vectors[-1:]}, shapes=shapes.take(np.array([count])))
+    assert added.shapes is not None
+    assert np.isnan(added.shapes.usual[0]).tolist() == [False] * count + [True]
+    whole = with_strangers_reach(added).write(tmp_path / "a.datedb")
+    assert whole.shapes is not None
+    assert np.array_equal(whole.shapes.usual[:, :-1], db.shapes.usual)  # what is known stays
+    assert whole.by_shape is not None
+    assert added.by_shape is not None
+    query = shapes.densities(0.0)[:1]
+    before, after = (d.by_shape.similarities(query)[0, count] for d in (added, whole))  # type: ignore[union-attr]
+    excess = whole.shapes.usual[0, count] - db.shapes.usual.mean()
+    assert abs(excess) > 0.02
+    assert (after < before) == (excess > 0)

@@ -1,5 +1,6 @@
 """Helices and strands: told from atoms, told from density, and what the network that does so keeps to."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,27 @@ def test_a_step_after_another_tells_more(tmp_path: Path) -> None:
     assert 0 <= numbers["right"] <= 1
 
 
+def test_sixteen_bits_give_nearly_the_same_step() -> None:
+    config = ViewConfig(scenes={"isolated": 1.0}, incomplete=0.0)
+    views = simulate_views(
+        small_library(), torch.arange(4), config=config, rng=torch.Generator().manual_seed(3), kinds=True
+    )
+    torch.manual_seed(0)
+    network = SecondaryNet(SMALL).train()
+    found = []
+    for bfloat16 in (False, True):
+        copied = copy.deepcopy(network)  # norms follow what they see
+        loss, _ = recognise(copied, views, torch.Generator(), bfloat16=bfloat16)
+        loss.backward()  # type: ignore[no-untyped-call]
+        slopes = [weight.grad.flatten() for weight in copied.parameters() if weight.grad is not None]
+        assert {slope.dtype for slope in slopes} == {torch.float32}
+        found.append((loss.item(), torch.cat(slopes)))
+    (loss, slope), (rough_loss, rough_slope) = found
+    assert rough_loss == pytest.approx(loss, rel=0.01)
+    assert torch.cosine_similarity(slope, rough_slope, dim=0) > 0.98
+    assert not torch.equal(slope, rough_slope)  # it did compute otherwise
+
+
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None:
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
@@ -186,7 +208,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None
 
 
 def test_the_settings_that_ship_can_be_read() -> None:
-    config = read_train_config(Path(__file__).resolve().parents[2] / "configs" / "train" / "secondary_wide.yaml")
+    config = read_train_config(Path(__file__).resolve().parents[2] / "configs" / "train" / "secondary_wider.yaml")
     assert isinstance(config, RecogniseTrainConfig)
     assert config.network_config() == shipped_secondary().config
 
@@ -195,7 +217,7 @@ def test_the_network_that_ships_sees_which_domains_are_of_helices_and_which_of_s
     db = open_datedb()
     assert db.shapes is not None
     ones = harmonics().expand(torch.ones(1, 32, 32, 32)).flatten().numpy()
-    share = (db.shapes.signed @ ones) / (db.shapes.density @ ones)
+    share = (db.shapes.signed[0] @ ones) / (db.shapes.density @ ones)
     class_ = {entry.row: entry.type[0] for entry in db.entries if entry.scheme == "CATH"}
     alpha, beta = (np.array([share[row] for row, name in class_.items() if name == wanted]) for wanted in "12")
     assert auroc(np.concatenate([alpha, beta]), np.arange(len(alpha) + len(beta)) < len(alpha)) > 0.97
