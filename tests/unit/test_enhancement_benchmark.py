@@ -109,7 +109,7 @@ def test_a_relative_is_an_arm_of_its_own(folder, weights, monkeypatch):
     *_, last = run_enhance(config, folder, data=folder, datedb=datedb, embedder=embedder_for(datedb))
     (folder / "structures").rmdir()
     row = next(row for row in last.numbers["enhance.details"] if row["part"] == "experimental")
-    assert row["homologues"][0].startswith("rel for B: 50% identical, 0.0 Å")
+    assert row["homologues"][0].startswith("rel for B: 50% identical, TM-score 1.00, 0.0 Å")
     found = last.numbers["enhance.experimental.homologue.cc_mask.after"]
     assert found == pytest.approx(row["homologue"]["cc_mask"])
     assert last.numbers["enhance.experimental.homologue.cc_mask.gain_over_none_n"] == 1
@@ -122,10 +122,10 @@ def test_it_is_said_where_relatives_cannot_be_recognised(folder, weights, tmp_pa
         (tmp_path / name).mkdir()
         for path in (folder / name).glob("new*"):
             (tmp_path / name / path.name).write_bytes(path.read_bytes())
-    found, notes = _held_out(tmp_path, None, ["learned"])
+    found, _, notes = _held_out(tmp_path, None, ["learned"])
     assert [source.name for source in found] == ["new"]
     assert any("learned are not at hand" in note for note in notes)
-    found, notes = _held_out(tmp_path, folder, ["learned"])
+    found, _, notes = _held_out(tmp_path, folder, ["learned"])
     assert not any("not at hand" in note for note in notes)
 
 

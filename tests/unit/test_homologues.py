@@ -35,11 +35,12 @@ def test_a_relative_with_other_ends_is_laid_onto_the_protein():
     whole = protein(length=80)
     fixed = whole.select((whole.residues >= 3) & (whole.residues < 76))
     moving = away(mutated(whole.select(whole.residues < 70), 0.4))
-    laid, rmsd = superposed(moving, fixed)
-    assert rmsd < 1e-6
-    np.testing.assert_allclose(laid.positions, whole.select(whole.residues < 70).positions, atol=1e-5)
+    laid = superposed(moving, fixed)
+    assert laid.rmsd < 1e-6
+    assert laid.tm_score == pytest.approx(67 / 73)  # of the model's residues, what is paired
+    np.testing.assert_allclose(laid.structure.positions, whole.select(whole.residues < 70).positions, atol=1e-5)
     bent = replace(moving, positions=moving.positions + np.random.default_rng(0).normal(0, 1.0, moving.positions.shape))
-    assert 1.0 < superposed(bent, fixed)[1] < 2.5
+    assert 1.0 < superposed(bent, fixed).rmsd < 2.5
     assert superposed(whole.select(whole.residues < 12), fixed) is None
 
 
