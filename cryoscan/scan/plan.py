@@ -24,7 +24,7 @@ from cryoscan.scan.sharpening import Sharpening, plan_sharpening
 from cryoscan.segment import check_same_grid, contour_level
 from cryoscan.tiles import Tiling, WindowGrid
 from cryoscan.units import SIGMA_PER_RESOLUTION, Angstrom, Box, Shape, Vector
-from cryoscan.volume import ArrayLike, Volume
+from cryoscan.volume import Volume
 
 if TYPE_CHECKING:
     from cryoscan.io.omezarr import StoredParts
@@ -372,8 +372,7 @@ def plan_scan(
 
 def probe_blocks(plan: ScanPlan, *, per_axis: int = 3) -> list[Volume]:
     """Blocks of the working grid spread evenly over what is not empty; the whole of it if it is small."""
-    volume = plan.seen
-    finite = Volume(_Finite(volume.data, plan.background), volume.voxel_size, volume.origin)
+    finite = plan.seen.filled(plan.background)  # tiles with holes will fail and say so, statistics must not
     plan = replace(plan, volume=finite, sharpening=None)
     if int(np.prod(plan.working_shape)) <= 4 * _PROBE**3:
         z, y, x = plan.working_shape
@@ -529,27 +528,6 @@ def _tiles_that_touch(stored: "StoredParts", plan: ScanPlan) -> np.ndarray:
         matrix = (index >= low[:, None]) & (index <= high[:, None])
         touched = np.moveaxis(np.tensordot(matrix.astype(np.float32), touched, axes=(1, axis)), 0, axis)
     return np.asarray(touched > 0.5)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Finite:
-    """An array with solvent in place of NaN and infinity: their tiles will fail and say so, statistics must not."""
-
-    source: ArrayLike
-    background: float
-
-    @property
-    def shape(self) -> Shape:
-        z, y, x = self.source.shape
-        return int(z), int(y), int(x)
-
-    @property
-    def dtype(self) -> Any:
-        return self.source.dtype
-
-    def __getitem__(self, key: Any, /) -> np.ndarray:
-        values = np.asarray(self.source[key])
-        return np.where(np.isfinite(values), values, np.asarray(self.background, values.dtype))
 
 
 def _flat_below(blocks: list[np.ndarray], edge: int) -> float:

@@ -152,6 +152,19 @@ def plan_sharpening(
     return Sharpening(path, _fingerprint(network), sharpener.background, sharpener.scale, device), warnings
 
 
+def fingerprint_enhancer(weights: Path | None = None) -> str:
+    """Fingerprint of the weights of a network, whatever its file is called; of the one that ships if none is given.
+
+    Raises
+    ------
+    MissingFileError, FormatError
+        If there is no such network.
+    """
+    from cryoscan.enhance import open_network
+
+    return _fingerprint(open_network(weights))
+
+
 # ---------------------------------------------------------------- private
 
 

@@ -258,14 +258,18 @@ def test_the_plan_warns_and_counts_what_sharpening_costs(weights, tmp_path):
     assert open_scan(kept.path).provenance.inputs["enhancer"] == plan.sharpening.fingerprint
 
 
-def test_a_hole_fails_its_tiles_and_the_rest_is_scanned(weights, tmp_path):
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_hole_fails_the_tiles_that_see_it_as_without_sharpening_and_the_rest_is_scanned(value, weights, tmp_path):
     volume = scene()
     data = volume.load().copy()
-    data[40, 51, 62] = np.nan
-    plan = planned("windows", volume, weights, enhance=True)
-    plan = replace(plan, volume=Volume(data, volume.voxel_size, volume.origin))
-    result = finished(plan, tmp_path / "a.scan")
-    failed = result.summary["failed"]
-    assert 0 < len(failed) < len(plan.active)
-    assert all("NaN" in one["reason"] for one in failed)
-    assert len(result.hits) >= 1
+    data[40, 51, 62] = value
+    broken = Volume(data, volume.voxel_size, volume.origin)
+    failed = {}
+    for enhance in (False, True):
+        plan = replace(planned("windows", volume, weights, enhance=enhance), volume=broken)
+        result = finished(plan, tmp_path / f"{enhance}.scan")
+        failed[enhance] = [one["reason"] for one in result.summary["failed"]]
+        assert 0 < len(failed[enhance]) < len(plan.active)
+        assert all("NaN" in reason for reason in failed[enhance])
+        assert len(result.hits) >= 1
+    assert failed[True] == failed[False]
