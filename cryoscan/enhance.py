@@ -140,8 +140,10 @@ def enhance(
     ResourceError
         If the structure has more than 10,000 residues.
     """
-    for companion in (*(half_maps or ()), *([mask] if mask is not None else [])):
-        check_same_grid(volume, companion)
+    for half in half_maps or ():
+        check_same_grid(volume, half, what="a half-map")
+    if mask is not None:
+        check_same_grid(volume, mask)
     sharpener = sharpener_of(volume, network, mask=mask)
     if structure is not None:
         informants = _informants(volume, network, structure, embedder, placed, weighting, sharpener.background)
@@ -443,7 +445,7 @@ def _holes(volume: Volume, mask: Volume | None) -> Iterator[str]:
         if mask is not None and broken.any():
             broken &= np.asarray(mask.data[slab]) > 0
         if broken.any():
-            places = np.argwhere(broken) + (first, 0, 0)
+            places = np.argwhere(broken) + np.array([first, 0, 0])
             count += len(places)
             low, high = np.minimum(low, places.min(axis=0)), np.maximum(high, places.max(axis=0))
     if count:

@@ -126,7 +126,7 @@ class ScanPlan:
         self.__post_init__()
 
     def kept_in(self, path: Path) -> "ScanPlan":
-        """The same plan for a folder: what is sharpened is kept there."""
+        """The same plan for a folder: what is sharpened, or has been for the plan, is kept there."""
         return self if self.sharpening is None else replace(self, sharpening=self.sharpening.kept_in(path))
 
     @property
@@ -364,6 +364,8 @@ def plan_scan(
     before = None if folder is None else _found_before(folder, plan.provenance)
     if before is not None:
         return replace(plan, contour=before["contour"], flat=before["flat"])
+    if sharpening is not None:  # what is sharpened to find the contour is not sharpened again by the scan
+        plan = replace(plan, sharpening=sharpening.drafted())
     blocks = [block.load() for block in probe_blocks(plan, per_axis=3 if sharpening is None else 2)]
     if config.contour is None:
         plan = replace(plan, contour=contour_level(np.concatenate([block.ravel() for block in blocks])))

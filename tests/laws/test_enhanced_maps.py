@@ -274,7 +274,9 @@ def test_holes_are_solvent_to_the_network_and_stay_holes(network, volume):
     assert (np.isfinite(last.difference.load()) == ~holes).all()
     low, high = (np.round(volume.to_position(corner), 1).tolist() for corner in ((3, 4, 5), (21, 17, 11)))
     (said,) = last.warnings
-    assert said.startswith(f"3 voxels are NaN or infinite, between {low} and {high} Å (z, y, x): they stay as they are.")
+    assert said.startswith(
+        f"3 voxels are NaN or infinite, between {low} and {high} Å (z, y, x): they stay as they are."
+    )
 
 
 def test_holes_touch_nothing_far_away(network, volume, monkeypatch):
@@ -288,7 +290,7 @@ def test_holes_touch_nothing_far_away(network, volume, monkeypatch):
 
 
 def test_holes_outside_a_mask_become_solvent_and_nobody_is_warned(network, volume):
-    broken, holes = with_holes(volume)
+    broken, _ = with_holes(volume)
     mask = np.ones(volume.shape, np.float32)
     mask[:6] = 0
     mask[-3:] = np.nan

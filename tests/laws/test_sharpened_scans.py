@@ -1,5 +1,6 @@
 """Laws of scans that sharpen: as if the whole volume had been sharpened first; each place says what that changed."""
 
+import gc
 import json
 from dataclasses import replace
 from itertools import islice
@@ -112,14 +113,19 @@ def test_tiles_are_computed_once_and_gone_at_the_end(weights, tmp_path, monkeypa
         computed.append(str(core))
         return real(self, core, wide)
 
-    plan = planned("masked", scene(), weights, enhance=True)
     monkeypatch.setattr(cryoscan.enhance.Sharpener, "tile", counted)
+    plan = planned("masked", scene(), weights, enhance=True)
+    draft = plan.sharpening.folder
+    assert len(list(draft.iterdir())) == len(computed) > 0  # for the contour
     events = run_scan(plan, tmp_path / "a.scan")
     assert len(list(islice(events, 2))) == 2
     assert (tmp_path / "a.scan" / "sharpened").is_dir()
     assert [*events]
-    assert len(computed) == len(set(computed)) > 0
+    assert len(computed) == len(set(computed))
     assert not (tmp_path / "a.scan" / "sharpened").exists()
+    del events, plan
+    gc.collect()
+    assert not draft.exists()
 
 
 # ---------------------------------------------------------------- what it changed
