@@ -18,7 +18,7 @@ IDENTITY = (0.25, 0.60)
 """Of a relative's sequence: below nobody would find it, above it is nearly the protein itself."""
 
 SAME_FOLD = 0.5
-"""TM-score from which on a chain is a relative: of unrelated chains, too, a quarter of the residues may be identical."""
+"""TM-score from which on a chain is a relative: a quarter of the residues of strangers may be identical."""
 
 _LEAST_OF_LENGTH = 0.6  # of the longer sequence: a fragment is no model of a chain
 _FEWEST = 20  # pairs of residues that are laid onto each other
