@@ -77,13 +77,14 @@ class Sharpening:
         return replace(self, folder=draft.path, draft=draft)
 
     def kept_in(self, path: Path) -> Self:
-        """The same, its tiles kept in the folder of a scan, where those of the draft are from now on as well."""
+        """The same, its tiles kept in the folder of a scan, to which those of the draft are moved."""
         kept = path / FOLDER
         if self.draft is not None:
             kept.mkdir(exist_ok=True)
             for tile in self.draft.path.glob("*.npy"):
                 if not (kept / tile.name).exists():
                     write_atomically(kept / tile.name, tile.read_bytes())
+                tile.unlink()
         return replace(self, folder=kept, draft=None)
 
     def of(self, volume: Volume) -> Volume:

@@ -571,7 +571,9 @@ def test_a_stopped_batch_goes_on_only_with_the_same_network(three, tmp_path):
 def test_a_network_without_anything_to_sharpen_or_that_is_not_there_is_refused_at_once(three, tmp_path):
     given = {"datedb": DB, "embedder": EMBEDDER}
     with pytest.raises(ConfigError, match="--enhance as well"):
-        plan_batch([three], tmp_path / "out", config=config(), enhancer=network(tmp_path / "n", seed=1), **given)
+        plan_batch(
+            [three], tmp_path / "out", config=config(), enhancer=network(tmp_path / "n.safetensors", seed=1), **given
+        )
     sharpened = config(scan={**SETTINGS, "enhance": True})
     with pytest.raises(MissingFileError):
         plan_batch([three], tmp_path / "out", config=sharpened, enhancer=tmp_path / "gone.safetensors", **given)
