@@ -64,6 +64,18 @@ def test_only_relatives_count_and_the_nearest_is_taken():
     assert Relatives(chains.items()).of(model) is None
 
 
+def test_a_chain_of_another_fold_is_no_relative_whatever_its_sequence():
+    model = protein()
+    near = mutated(model, 0.5)
+    walk = np.random.default_rng(2).normal(0, 2.2, (near.n_residues, 3)).cumsum(axis=0)
+    unfolded = replace(near, positions=walk[near.residues])
+    assert superposed(unfolded, model).tm_score < 0.5
+    assert Relatives([("unfolded", unfolded)]).of(model) is None
+    found = Relatives([("unfolded", unfolded), ("folded", mutated(model, 0.6, seed=2))]).of(model)
+    assert found.about[0].startswith("folded for A: ")
+    assert found.tm_score == pytest.approx(1.0)
+
+
 def test_each_chain_of_a_model_gets_its_own_relative():
     first, second = protein(seed=0, chain="A"), protein(seed=5, chain="B").moved(offset=(0, 50.0, 0))
     chains = {"x": away(mutated(second, 0.5)), "y": away(mutated(first, 0.5))}
