@@ -297,7 +297,7 @@ def test_coverage_counts_atoms_near_ridges_and_is_not_bought_with_many():
 
 def a_walk(n=80):
     """A trace with no symmetry, positions in Å."""
-    return np.random.default_rng(3).normal(0, 2.2, (n, 3)).cumsum(axis=0) + (40.0, -7.5, 300.0)
+    return np.random.default_rng(3).normal(0, 2.2, (n, 3)).cumsum(axis=0) + np.array([40.0, -7.5, 300.0])
 
 
 def test_the_same_fold_scores_what_is_paired_wherever_it_lies():
