@@ -3,7 +3,8 @@
 The network works on voxels of its own size, onto which each tile is resampled; what it finds
 is brought back to the map's grid when it is read. Tiles overlap and fade into each other.
 Where a map ends, tiles end too: a network without offsets takes what lies outside for
-solvent, and has been trained on windows that end in the middle of density.
+solvent, and has been trained on windows that end in the middle of density. Holes, voxels that
+are NaN or infinite, are solvent to the network too, and holes in what it gives back.
 """
 
 import tempfile
@@ -46,6 +47,7 @@ _BAND: tuple[Angstrom, Angstrom] = (15.0, 8.0)
 _COARSE_BAND: tuple[Angstrom, Angstrom] = (40.0, 20.0)
 _BAND_OVER_COARSE = 0.05  # a little less power than proteins have in the one band relative to the other
 _HALF_MAP_FSC = 0.143
+_PLANES_AT_ONCE = 16
 _LEAST_INSIDE = 0.5
 _LEAST_CONTRAST = 0.5
 
@@ -66,7 +68,7 @@ class Enhancement:
     ----------
     volume : Volume
         On the grid of the input, computed where it is read. It holds nothing finer than two
-        voxels of the network.
+        voxels of the network, and what is NaN or infinite in the input is so here.
     difference : Volume
         What was changed: the result less the input.
     resolution : Angstrom, optional
@@ -130,7 +132,7 @@ def enhance(
     Raises
     ------
     FormatError
-        If the map is constant or holds NaN, or the structure holds no protein.
+        If the map is constant or holds no finite values, or the structure holds no protein.
     GeometryError
         If the structure does not lie in the map's density.
     MismatchError
@@ -138,13 +140,16 @@ def enhance(
     ResourceError
         If the structure has more than 10,000 residues.
     """
-    for companion in (*(half_maps or ()), *([mask] if mask is not None else [])):
-        check_same_grid(volume, companion)
+    for half in half_maps or ():
+        check_same_grid(volume, half, what="a half-map")
+    if mask is not None:
+        check_same_grid(volume, mask)
     sharpener = sharpener_of(volume, network, mask=mask)
     if structure is not None:
         informants = _informants(volume, network, structure, embedder, placed, weighting, sharpener.background)
         sharpener = replace(sharpener, informants=informants)
     finest, measured_by, warnings = judged(volume, half_maps=half_maps, resolution=resolution)
+    warnings = (*_holes(volume, mask), *warnings)
     total = _room(sharpener.shape)
     tiles = sharpener.tiles()
     for done, (core, wide) in enumerate(tiles, start=1):
@@ -195,15 +200,10 @@ class Sharpener:
         return _tiles(self.shape, self.network.config.period)
 
     def tile(self, core: Box, wide: Box) -> tuple[Box, np.ndarray]:
-        """What a tile adds to the sharpened map, less solvent: where, and how much; tiles add up to the map.
-
-        It is NaN where anything that the network looks at is.
-        """
+        """What a tile adds to the sharpened map, less solvent: where, and how much; tiles add up to the map."""
         kept = kept_box(core, wide)
         block = _read(self.volume, self.mask, self.network.config.voxel_size_A, wide, self.background)
         inner = tuple(slice(k.start - w.start, k.stop - w.start) for k, w in zip(kept, wide, strict=True))
-        if not np.isfinite(block).all():
-            return kept, np.full(block[inner].shape, np.nan, np.float32)
         if not block.any():
             return kept, np.zeros(block[inner].shape, np.float32)
         scale = np.float32(self.scale)
@@ -225,9 +225,10 @@ def sharpener_of(volume: Volume, network: CryoSamu, *, mask: Volume | None = Non
     Raises
     ------
     FormatError
-        If it is constant or holds NaN there.
+        If it is constant or holds nothing finite there.
     """
     sample = _sample(volume)
+    sample = sample[np.isfinite(sample)]
     background = _checked_background(sample)
     scale = float(np.sqrt(np.mean((sample - np.float32(background)) ** 2, dtype=np.float64)))
     return Sharpener(volume, network, background, scale, mask)
@@ -339,11 +340,11 @@ def spectrum_resolution(data: np.ndarray, *, voxel_size: Angstrom) -> Angstrom |
 
 
 def _checked_background(sample: np.ndarray) -> float:
-    if not np.isfinite(sample).all():
+    if not sample.size:
         raise FormatError(
             "expected finite values in the map",
-            got=f"{int((~np.isfinite(sample)).sum())} voxels that are NaN or infinite",
-            hint="Replace them by the mean of the volume in the program that made it, and write it again.",
+            got="NaN or infinity in every voxel of its middle",
+            hint="Check that the program that wrote it ended without an error.",
         )
     low, high = float(sample.min()), float(sample.max())
     if not high - low > 1e-6 * max(abs(low), abs(high)):
@@ -406,7 +407,7 @@ def _refuse_misplaced(volume: Volume, protein: Structure, background: float) -> 
         )
     first, last = places[inside].min(axis=0), places[inside].max(axis=0) + 1
     z, y, x = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
-    values = volume.read((z, y, x))
+    values = volume.filled(background).read((z, y, x))
     at_atoms = values[tuple((places[inside] - first).T)]
     contrast = float((at_atoms.mean() - background) / max(float(values.std()), 1e-30))
     if contrast < _LEAST_CONTRAST:
@@ -427,15 +428,44 @@ def _sample(volume: Volume) -> np.ndarray:
     return volume.read((z, y, x))
 
 
+def _sample_without_holes(volume: Volume) -> np.ndarray:
+    """The middle of the map, solvent in its holes."""
+    sample = _sample(volume)
+    finite = np.isfinite(sample)
+    return sample if finite.all() else np.where(finite, sample, np.float32(background_of(sample[finite])))
+
+
+def _holes(volume: Volume, mask: Volume | None) -> Iterator[str]:
+    """How many voxels are NaN or infinite where the mask lets through, and where they lie."""
+    count = 0
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    for first in range(0, volume.shape[0], _PLANES_AT_ONCE):
+        slab = np.s_[first : first + _PLANES_AT_ONCE, :, :]
+        broken = ~np.isfinite(np.asarray(volume.data[slab]))
+        if mask is not None and broken.any():
+            broken &= np.asarray(mask.data[slab]) > 0
+        if broken.any():
+            places = np.argwhere(broken) + np.array([first, 0, 0])
+            count += len(places)
+            low, high = np.minimum(low, places.min(axis=0)), np.maximum(high, places.max(axis=0))
+    if count:
+        start, stop = (np.round(volume.to_position(corner), 1).tolist() for corner in (low, high))
+        many = f"{count:,} voxels are" if count > 1 else "1 voxel is"
+        yield (
+            f"{many} NaN or infinite, between {start} and {stop} Å (z, y, x): they stay as they are. The network saw "
+            "solvent in their place, so that what lies close to them is less certain."
+        )
+
+
 def _resolution(
     volume: Volume, half_maps: tuple[Volume, Volume] | None, given: Angstrom | None
 ) -> tuple[Angstrom | None, str]:
     if given is not None:
         return given, "given"
     if half_maps is not None:
-        first, second = (_sample(half) for half in half_maps)
+        first, second = (_sample_without_holes(half) for half in half_maps)
         return resolution_at(*fsc(first, second, voxel_size=volume.voxel_size), _HALF_MAP_FSC), "half-maps"
-    sample = _sample(volume)
+    sample = _sample_without_holes(volume)
     return spectrum_resolution(sample - background_of(sample), voxel_size=volume.voxel_size), "spectrum"
 
 
@@ -500,15 +530,16 @@ def _rise(u: np.ndarray) -> np.ndarray:
 def _read(
     volume: Volume, mask: Volume | None, voxel_size: Angstrom, box: tuple[slice, ...], background: float
 ) -> np.ndarray:
-    """The map less its background on a box of the network's grid, solvent where the mask says so."""
+    """The map less its background on a box of the network's grid, solvent in its holes and where the mask says so."""
     shift = np.array([part.start for part in box]) * voxel_size
     place = np.asarray(volume.origin) + shift
     origin: Vector = (float(place[0]), float(place[1]), float(place[2]))
     z, y, x = (part.stop - part.start for part in box)
-    values = resample_onto(volume, voxel_size=voxel_size, origin=origin, shape=(z, y, x), fill=background).load()
+    grid: dict[str, Any] = {"voxel_size": voxel_size, "origin": origin, "shape": (z, y, x)}
+    values = resample_onto(volume.filled(background), **grid, fill=background).load()
     values -= np.float32(background)
     if mask is not None:
-        values *= np.clip(resample_onto(mask, voxel_size=voxel_size, origin=origin, shape=(z, y, x)).load(), 0, 1)
+        values *= np.clip(resample_onto(mask.filled(0), **grid).load(), 0, 1)
     return values
 
 
@@ -565,9 +596,15 @@ class _OnGrid:
         origin: Vector = (float(place[0]), float(place[1]), float(place[2]))
         shape: Shape = (z.stop - z.start, y.stop - y.start, x.stop - x.start)
         values = resample_onto(self.result, voxel_size=self.source.voxel_size, origin=origin, shape=shape).load()
+        source = self.source.read((z, y, x))
+        holes = ~np.isfinite(source)
         if self.mask is not None:
-            values *= np.clip(self.mask.read((z, y, x)), 0, 1)
+            weight = np.clip(self.mask.filled(0).read((z, y, x)), 0, 1)
+            values *= weight
+            holes &= weight > 0  # outside there is solvent, whatever the map says
         values += np.float32(self.background)
+        values[holes] = source[holes]
         if self.difference:
-            values -= self.source.read((z, y, x))
+            with np.errstate(invalid="ignore"):  # infinity less infinity
+                values -= source
         return values[tuple(slice(None, None, step) for *_, step in bounds)]

@@ -8,6 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
@@ -16,7 +17,65 @@ from cryoscan.filters import frequency_grid
 from cryoscan.units import Angstrom, Shape, Vector
 
 _CA_STEP: Angstrom = 3.8  # between successive C-alpha atoms
+_FRAGMENTS = (1, 2, 4)  # parts of the alignment, 1 / n long, from which superpositions are sought
+_TURNS = 20
 _ROUND = 0.2  # least curvature across the flat side of a ridge, in units of that across its sharp side
+
+# ---------------------------------------------------------------- structures
+
+
+def tm_score(moving: np.ndarray, fixed: np.ndarray, length: int) -> tuple[float, np.ndarray, np.ndarray]:
+    """How alike two folds are whose residues are paired, and the superposition that shows it.
+
+    The TM-score (Zhang & Skolnick 2004, Proteins 57, 702): unlike a root mean square distance it
+    does not grow with the protein and forgives what is turned away. Above 0.5 folds are the
+    same, about 0.17 is chance.
+
+    Parameters
+    ----------
+    moving, fixed : float arrays, `n 3`
+        Positions of paired C-alpha atoms in Å.
+    length : int
+        Residues of the protein that is judged by, paired or not.
+
+    Returns
+    -------
+    score : float
+        0 … 1.
+    rotation : float array, `3 3`
+    offset : float array, `3`
+        ``rotation @ moving + offset`` lies on `fixed`. Found from fragments of the alignment, whose
+        superposition is refined by what it lays close, as TM-score's authors do.
+
+    Raises
+    ------
+    GeometryError
+        If there are fewer than 4 pairs, or other numbers of positions.
+    """
+    if len(moving) != len(fixed) or len(moving) < 4:
+        raise GeometryError(
+            "expected at least 4 pairs of positions", got=f"{len(moving)} and {len(fixed)}", hint="Align them first."
+        )
+    scale = max(1.24 * np.cbrt(max(length - 15, 0)) - 1.8, 0.5)
+    best = (-1.0, np.eye(3), np.zeros(3))
+    for parts in _FRAGMENTS:
+        size = max(len(moving) // parts, 4)
+        for start in range(0, len(moving) - size + 1, max(1, size // 2)):
+            near = (np.arange(len(moving)) >= start) & (np.arange(len(moving)) < start + size)
+            for _ in range(_TURNS):
+                middle, target = moving[near].mean(axis=0), fixed[near].mean(axis=0)
+                rotation = Rotation.align_vectors(fixed[near] - target, moving[near] - middle)[0].as_matrix()
+                offset = target - rotation @ middle
+                apart = np.linalg.norm(moving @ rotation.T + offset - fixed, axis=1)
+                score = float((1 / (1 + (apart / scale) ** 2)).sum() / max(length, 1))
+                if score > best[0]:
+                    best = score, rotation, offset
+                closer = apart < max(scale, 4.0) + 1.0
+                if closer.sum() < 4 or (closer == near).all():
+                    break
+                near = closer
+    return best
+
 
 # ---------------------------------------------------------------- maps
 

@@ -100,6 +100,10 @@ class Volume:
         """The same volume with its data in memory as float32."""
         return type(self)(self.load(), self.voxel_size, self.origin)
 
+    def filled(self, value: float) -> "Volume":
+        """The same volume with a value in place of NaN and infinity, where it is read."""
+        return Volume(_Filled(self.data, value), self.voxel_size, self.origin)
+
     def crop(self, box: Box) -> "Volume":
         """A part of the volume; the box must lie inside.
 
@@ -135,6 +139,27 @@ class Volume:
         if all(before == 0 and after == 0 for before, after in pad):
             return part
         return np.pad(part, pad, constant_values=fill)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Filled:
+    """An array with a value in place of NaN and infinity."""
+
+    source: ArrayLike
+    value: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.source.dtype
+
+    def __getitem__(self, key: Any, /) -> np.ndarray:
+        values = np.asarray(self.source[key])
+        finite = np.isfinite(values)
+        return values if finite.all() else np.where(finite, values, np.asarray(self.value, values.dtype))
 
 
 def _bounds(part: slice, size: int) -> tuple[int, int]:

@@ -31,7 +31,9 @@ def main(path: Path) -> None:
     rounded = [{key: rounded_part(part) for key, part in row.items()} for row in kept]
     text = json.dumps(found | {"enhance.details": rounded}, ensure_ascii=False)
     (RESULTS / "enhance.json").write_text(text + "\n", encoding="utf-8")
-    for part in ("experimental", "blurred", "simulated"):
+    for part in ("experimental", "blurred", "known", "simulated"):
+        if not found[f"enhance.{part}.n"]:
+            continue
         print(f"\n{part}: {found[f'enhance.{part}.n']} maps and resolutions\n")
         print("| number | " + " | ".join(f"{name[:-1]} Å" for name in BINS) + " | all |")
         print("|---|" + "---|" * (len(BINS) + 1))

@@ -11,10 +11,11 @@ from cryoscan.batch.inputs import BatchVolume, find_volumes
 from cryoscan.batch.record import Status, read_record, status_on_disk
 from cryoscan.datedb import DateDB
 from cryoscan.embedding import Embedder
-from cryoscan.errors import CryoscanError, FormatError, GeometryError
+from cryoscan.errors import ConfigError, CryoscanError, FormatError, GeometryError
 from cryoscan.io import VolumeFile, VolumeInfo, describe, planes
 from cryoscan.provenance import Provenance, fingerprint_file
 from cryoscan.scan import ScanConfig
+from cryoscan.scan.sharpening import fingerprint_enhancer
 from cryoscan.units import Angstrom
 from cryoscan.volume import Volume
 
@@ -45,6 +46,8 @@ class BatchItem:
         What the scan is made from.
     warnings : tuple of str
         About the header.
+    enhancer : Path, optional
+        Network of one's own that the volume is sharpened with, if it is.
     """
 
     name: str
@@ -58,6 +61,7 @@ class BatchItem:
     grid: Volume | None = None
     provenance: Provenance | None = None
     warnings: tuple[str, ...] = ()
+    enhancer: Path | None = None
 
 
 def plan_batch(
@@ -67,6 +71,7 @@ def plan_batch(
     datedb: DateDB,
     embedder: Embedder,
     config: BatchConfig | None = None,
+    enhancer: Path | None = None,
 ) -> list[BatchItem]:
     """Find volumes and say what is left to do for each.
 
@@ -79,6 +84,8 @@ def plan_batch(
     datedb, embedder
         Must belong together.
     config : BatchConfig, optional
+    enhancer : Path, optional
+        Weights of a network of one's own, for the volumes whose settings say that they are sharpened.
 
     Returns
     -------
@@ -88,7 +95,8 @@ def plan_batch(
     Raises
     ------
     MissingFileError, ConfigError, FormatError
-        See `find_volumes`. What is wrong with a single volume is told by its item.
+        See `find_volumes`. What is wrong with a single volume is told by its item. Also if there is no such network,
+        or no volume that is to be sharpened with it.
     MismatchError
         If the DateDB was written by another embedder.
     """
@@ -98,15 +106,25 @@ def plan_batch(
         raise FormatError("expected a folder for the scans", got=f"the file {output}", hint="Choose another name.")
     found = find_volumes(inputs, config=config)
     made_by = {"datedb": datedb.fingerprint, "embedder": embedder.fingerprint}
-    return [_item(volume, output, config, made_by) for volume in found]
+    if any(volume.settings.scan.get("enhance", config.scan.enhance) for volume in found):
+        made_by["enhancer"] = fingerprint_enhancer(enhancer)
+    elif enhancer is not None:
+        raise ConfigError(
+            "expected volumes to sharpen with the network that was given",
+            got="none whose settings say enhance: true",
+            hint="Give --enhance as well, or leave the network out.",
+        )
+    return [_item(volume, output, config, made_by, enhancer) for volume in found]
 
 
-def _item(volume: BatchVolume, output: Path, config: BatchConfig, made_by: dict[str, str]) -> BatchItem:
+def _item(
+    volume: BatchVolume, output: Path, config: BatchConfig, made_by: dict[str, str], enhancer: Path | None
+) -> BatchItem:
     scan = output / f"{volume.name}.scan"
     if volume.missing:
         return BatchItem(volume.name, volume.path, scan, Status.missing, volume.missing)
     try:
-        return _readable_item(volume, scan, config, made_by)
+        return _readable_item(volume, scan, config, made_by, enhancer)
     except CryoscanError as error:
         reason = str(error)
     except OSError as error:
@@ -115,7 +133,9 @@ def _item(volume: BatchVolume, output: Path, config: BatchConfig, made_by: dict[
     return BatchItem(volume.name, volume.path, scan, Status.done if status is Status.done else Status.failed, reason)
 
 
-def _readable_item(volume: BatchVolume, scan: Path, config: BatchConfig, made_by: dict[str, str]) -> BatchItem:
+def _readable_item(
+    volume: BatchVolume, scan: Path, config: BatchConfig, made_by: dict[str, str], enhancer: Path | None
+) -> BatchItem:
     settings = volume.settings
     info = describe(volume.path)
     voxel_size, replaced, warnings = _voxel_size(volume, info)
@@ -142,7 +162,7 @@ def _readable_item(volume: BatchVolume, scan: Path, config: BatchConfig, made_by
         inputs={
             "volume": fingerprint_file(volume.path),
             **({"mask": fingerprint_file(mask.path)} if mask else {}),
-            **made_by,
+            **{name: value for name, value in made_by.items() if name != "enhancer" or scan_config.enhance},
         },
     )
     status, reason = status_on_disk(scan, provenance, read_record(scan))
@@ -158,6 +178,7 @@ def _readable_item(volume: BatchVolume, scan: Path, config: BatchConfig, made_by
         grid=whole,
         provenance=provenance,
         warnings=tuple(warnings),
+        enhancer=enhancer if scan_config.enhance else None,
     )
 
 

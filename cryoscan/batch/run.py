@@ -296,7 +296,7 @@ def _given(item: BatchItem) -> dict[str, Any]:
     """What `scan_tomogram` wants to know about the volume."""
     assert item.file is not None
     given: dict[str, Any] = {"volume": item.file.open(), "path": item.output, "source": item.file}
-    given["config"] = item.config
+    given |= {"config": item.config, "enhancer": item.enhancer}
     return given if item.mask is None else {**given, "mask": item.mask.open()}
 
 

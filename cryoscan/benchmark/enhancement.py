@@ -3,8 +3,8 @@
 The arms are reported apart. *None*: the network sees the density alone. *Perturbed*: it is
 told of a poor model of the protein, bent by 3 Å and with its side chains cut off, as of a
 prediction or a relative. *Homologue*: it is told of a real relative among the folder's
-chains, 25 to 60 % identical, laid onto the model by its C-alpha atoms; of experimental maps
-that have one. *Deposited*: it is told of the very model that the result is judged by, which is
+chains, 25 to 60 % identical and of the same fold, laid onto the model by its C-alpha atoms;
+of maps and domains that have one. *Deposited*: it is told of the very model that the result is judged by, which is
 circular and shows no more than what could be gained at best. *Classical* is no
 network: the spectrum is scaled to that of proteins at the resolution, as a B-factor and a
 low-pass do at best.
@@ -61,6 +61,15 @@ ARMS = ("classical", "none", "perturbed", "homologue", "deposited")
 
 _TOLD = ARMS[2:]  # of a structure
 
+PARTS = {
+    "experimental": "Experimental maps, cut off at each resolution",
+    "blurred": "The same maps, blurred to each resolution",
+    "known": "Experimental maps that the network knows, of proteins with a relative, cut off",
+    "simulated": "Held-out domains, simulated",
+}
+"""What is measured. Maps of proteins that the network has learned from, or was watched with, say nothing of what it is
+worth; what a relative adds there to the same map without it is asked all the same, since few maps have one."""
+
 METRICS = (
     "cc_box", "cc_mask", "cc_peaks", "cc_mask_sharp", "fsc05", "fsc0143", "mean_fsc", "coverage2", "coverage3",
 )  # fmt: skip
@@ -100,23 +109,23 @@ def run_enhance(
     teller = embedder_named(network.config.structure)
     learned = _learned(config.weights)
     notes: list[str] = []
-    sources, left = _held_out(asked, data, learned)
+    sources, known, left = _held_out(asked, data, learned)
     notes += left
     rows: list[dict[str, Any]] = []
-    relatives = _relatives(asked, data, notes) if sources else None
-    for done, source in enumerate(sources):
-        yield BenchmarkProgress("experimental maps", done, len(sources))
+    relatives = _relatives(asked, data, notes)
+    for done, source in enumerate((*sources, *known)):
+        yield BenchmarkProgress("experimental maps", done, len(sources) + len(known))
         try:
-            mine = list(_experimental(source, config, network, teller, relatives, notes))
+            mine = list(_experimental(source, config, network, teller, relatives, notes, known=source in known))
             rows += mine
-            if not mine:
+            if not mine and source in sources:
                 notes.append(f"{source.name} reaches none of the resolutions asked for")
         except CryoscanError as error:
             notes.append(f"{source.name} was left out: {error}")
     queries = _domains(asked, datedb, config, notes)
     for done, structure in enumerate(queries):
         yield BenchmarkProgress("simulated maps", done, len(queries))
-        rows += _simulated(structure, config, network, teller, seed=config.seed + done)
+        rows += _simulated(structure, config, network, teller, relatives, seed=config.seed + done)
     if not rows:
         raise FormatError(
             f"expected maps with models, or domains, in {asked}",
@@ -124,7 +133,7 @@ def run_enhance(
             hint="Give a folder with maps/ and maps_models/, or structures/ and labels/.",
         )
     numbers: dict[str, Any] = {}
-    for part in ("experimental", "blurred", "simulated"):
+    for part in PARTS:
         numbers |= _summed(part, [row for row in rows if row["part"] == part], config)
     numbers |= _speed(network, config.speed_voxels)
     for resolution in config.identified_A if sources else ():
@@ -144,15 +153,17 @@ def _learned(weights: Path | None) -> list[str]:
     return [*config.get("real_train", []), *config.get("real_validation", [])]
 
 
-def _held_out(asked: Path, data: Path | None, learned: Sequence[str]) -> tuple[list[ModelledMap], list[str]]:
-    """Maps of proteins that the network does not know."""
+def _held_out(
+    asked: Path, data: Path | None, learned: Sequence[str]
+) -> tuple[list[ModelledMap], list[ModelledMap], list[str]]:
+    """Maps of proteins that the network does not know, of those that it does, and what was left out."""
     if not (asked / "maps").is_dir():
-        return [], [f"{asked} holds no maps"]
+        return [], [], [f"{asked} holds no maps"]
     sources, notes = modelled_maps(asked)
     known = {sequence for folder in {asked, data or asked} for sequence in _sequences(folder, learned)}
     if learned and not known:
         notes.append(f"{', '.join(learned)} are not at hand: relatives of them among the maps cannot be recognised")
-    found, relatives = [], []
+    found, kin = [], []
     for source in sources:
         try:
             mine = _sequences_of(read_structure(source.model_path))
@@ -160,12 +171,13 @@ def _held_out(asked: Path, data: Path | None, learned: Sequence[str]) -> tuple[l
             notes.append(f"{source.name}: the model cannot be read: {error}")
             continue
         if source.name in learned or any(identity(a, b) > _MAX_IDENTITY for a in mine for b in known):
-            relatives.append(source.name)
+            kin.append(source)
         else:
             found.append(source)
-    if relatives:
-        notes.append(f"left out, of proteins that the network has learned from: {', '.join(relatives)}")
-    return found, notes
+    if kin:
+        names = ", ".join(source.name for source in kin)
+        notes.append(f"not counted, of proteins that the network has learned from: {names}")
+    return found, kin, notes
 
 
 def _sequences(folder: Path, names: Sequence[str]) -> set[str]:
@@ -211,7 +223,10 @@ def _experimental(
     teller: StructureEmbedder,
     relatives: Relatives | None,
     notes: list[str],
+    *,
+    known: bool,
 ) -> Iterator[dict[str, Any]]:
+    """The numbers of a map; of one that the network knows only if its protein has a relative."""
     volume = open_volume(source.map_path, voxel_size=source.voxel_size).loaded()
     structure = read_structure(source.model_path).protein()
     volume = Volume(volume.load() - background_of(volume.load()), volume.voxel_size, volume.origin)
@@ -224,19 +239,15 @@ def _experimental(
             got=f"a correlation of {alike:.2f} at {_COARSE:g} Å",
             hint=f"At least {_LEAST_CORRELATION} is asked for.",
         )
-    told = {"perturbed": perturbed(structure, seed=config.seed), "deposited": structure}
-    about = {}
-    if relatives is not None:
-        relative = relatives.of(structure)
-        if relative is not None:
-            told["homologue"] = relative.structure
-            about = {"homologues": list(relative.about), "homologue_identity": relative.identity}
-            about["homologue_rmsd"] = relative.rmsd
-        notes.append(f"{source.name}: {'; '.join(relative.about) if relative else 'no relative among the chains'}")
-    for resolution in config.resolutions_A:
-        if resolution < own - _SAME or resolution < 2 * volume.voxel_size:
-            continue
-        for part in ("experimental", "blurred"):
+    reached = [at for at in config.resolutions_A if at >= max(own - _SAME, 2 * volume.voxel_size)]
+    if not reached:
+        return
+    told, about = _told(structure, relatives, seed=config.seed)
+    notes.append(f"{source.name}: {'; '.join(about.get('homologues', ())) or 'no relative among the chains'}")
+    if known and not about:
+        return
+    for resolution in reached:
+        for part in ("known",) if known else ("experimental", "blurred"):
             low = _lowered(volume, resolution, part)
             arms = {
                 "before": low,
@@ -253,6 +264,22 @@ def _experimental(
                 **about,
                 **{arm: _agreement(_compared(one), structure, resolution) for arm, one in arms.items()},
             }
+
+
+def _told(
+    structure: Structure, relatives: Relatives | None, *, seed: int
+) -> tuple[dict[str, Structure], dict[str, Any]]:
+    """What the network is told of a protein in each arm, and who its relatives are if it has any."""
+    told = {"perturbed": perturbed(structure, seed=seed), "deposited": structure}
+    relative = None if relatives is None else relatives.of(structure)
+    if relative is None:
+        return told, {}
+    return told | {"homologue": relative.structure}, {
+        "homologues": list(relative.about),
+        "homologue_identity": relative.identity,
+        "homologue_tm_score": relative.tm_score,
+        "homologue_rmsd": relative.rmsd,
+    }
 
 
 def _lowered(volume: Volume, resolution: Angstrom, part: str) -> Volume:
@@ -347,14 +374,20 @@ def perturbed(structure: Structure, *, seed: int) -> Structure:
 
 
 def _simulated(
-    structure: Structure, config: BenchmarkConfig, network: CryoSamu, teller: StructureEmbedder, *, seed: int
+    structure: Structure,
+    config: BenchmarkConfig,
+    network: CryoSamu,
+    teller: StructureEmbedder,
+    relatives: Relatives | None,
+    *,
+    seed: int,
 ) -> Iterator[dict[str, Any]]:
     """A domain alone, noisy and unmasked, at each resolution; judged by the sharp density of the same atoms."""
     key = structure.id
     anchor = Anchor(key, (), key, key, ((0, structure.n_residues),), "test")
     library = AtomLibrary.of_chains([(key, structure)], anchors=[anchor], neighbours=[key])
     voxel_size = network.config.voxel_size_A
-    poor = perturbed(structure, seed=seed)
+    told, about = _told(structure, relatives, seed=seed)
     for resolution in config.resolutions_A:
         how = PairConfig(resolution_A=(resolution, resolution), noise_limited=1.0, neighbours=(0, 0), masked=0.0)
         rng = torch.Generator().manual_seed(seed)
@@ -370,13 +403,14 @@ def _simulated(
             "before": low.load(),
             "classical": rescaled(low, resolution),
             "none": enhanced(low, network).load(),
-            "perturbed": enhanced(low, network, structure=poor, embedder=teller, placed=False).load(),
-            "deposited": enhanced(low, network, structure=structure, embedder=teller, placed=False).load(),
         }
+        for arm, model_of in told.items():
+            arms[arm] = enhanced(low, network, structure=model_of, embedder=teller, placed=False).load()
         yield {
             "part": "simulated",
             "map": key,
             "resolution": resolution,
+            **about,
             **{arm: _compare(values, model, sharp, mask, voxel_size) for arm, values in arms.items()},
         }
 
@@ -487,12 +521,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _tables(numbers: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], config: BenchmarkConfig) -> Iterator[Table]:
-    titles = {
-        "experimental": "Experimental maps, cut off at each resolution",
-        "blurred": "The same maps, blurred to each resolution",
-        "simulated": "Held-out domains, simulated",
-    }
-    for part, title in titles.items():
+    for part, title in PARTS.items():
         if not numbers.get(f"enhance.{part}.n"):
             continue
         lines = []

@@ -6,16 +6,19 @@ from dataclasses import dataclass, replace
 
 import gemmi
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from cryoscan.datedb.held_out import identity, sequence_of
 from cryoscan.errors import CryoscanError
 from cryoscan.io import StructureStore
+from cryoscan.metrics import tm_score
 from cryoscan.structure import Structure, joined
 from cryoscan.units import Angstrom
 
 IDENTITY = (0.25, 0.60)
 """Of a relative's sequence: below nobody would find it, above it is nearly the protein itself."""
+
+SAME_FOLD = 0.5
+"""TM-score from which on a chain is a relative: a quarter of the residues of strangers may be identical."""
 
 _LEAST_OF_LENGTH = 0.6  # of the longer sequence: a fragment is no model of a chain
 _FEWEST = 20  # pairs of residues that are laid onto each other
@@ -30,9 +33,11 @@ class Relative:
     ----------
     structure : Structure
     about : tuple of str
-        For people: which chain for which, its identity and the distance of its C-alpha atoms.
+        For people: which chain for which, its identity, its fold's likeness and the distance of its C-alpha atoms.
     identity : float
         Mean over the chains that have one, 0 … 1.
+    tm_score : float
+        See `cryoscan.metrics.tm_score`, over the length of the model's chain, the same mean.
     rmsd : Angstrom
         Of the C-alpha atoms of aligned residues, the same mean.
     """
@@ -40,6 +45,25 @@ class Relative:
     structure: Structure
     about: tuple[str, ...]
     identity: float
+    tm_score: float
+    rmsd: Angstrom
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Laid:
+    """A chain laid onto another.
+
+    Parameters
+    ----------
+    structure : Structure
+    tm_score : float
+        Over the length of the other.
+    rmsd : Angstrom
+        Of the C-alpha atoms of aligned residues.
+    """
+
+    structure: Structure
+    tm_score: float
     rmsd: Angstrom
 
 
@@ -60,39 +84,39 @@ class Relatives:
     def of(self, model: Structure) -> Relative | None:
         """The most similar relative of each chain of a model, laid onto it by C-alpha atoms; None if there is none."""
         protein = model.protein()
-        parts, about, identities, distances = [], [], [], []
+        parts, about, identities, laid = [], [], [], []
         for letter in dict.fromkeys(protein.chains.tolist()):
             chain = protein.select(protein.chains == letter)
-            found = self._nearest(sequence_of(chain))
-            if found is None:
-                continue
-            name, alike = found
-            laid = superposed(self._chains[name][0], chain)
-            if laid is None:
-                continue
-            structure, rmsd = laid
-            parts.append(replace(structure, chains=np.full(len(structure), letter)))
-            about.append(f"{name} for {letter}: {alike:.0%} identical, {rmsd:.1f} Å")
-            identities.append(alike)
-            distances.append(rmsd)
+            for alike, name in self._alike(sequence_of(chain)):
+                found = superposed(self._chains[name][0], chain)
+                if found is not None and found.tm_score >= SAME_FOLD:
+                    parts.append(replace(found.structure, chains=np.full(len(found.structure), letter)))
+                    about.append(
+                        f"{name} for {letter}: {alike:.0%} identical, TM-score {found.tm_score:.2f}, {found.rmsd:.1f} Å"
+                    )
+                    identities.append(alike)
+                    laid.append(found)
+                    break
         if not parts:
             return None
         return Relative(
             replace(joined(parts), id=f"relatives of {model.id}"),
             tuple(about),
             float(np.mean(identities)),
-            float(np.mean(distances)),
+            float(np.mean([one.tm_score for one in laid])),
+            float(np.mean([one.rmsd for one in laid])),
         )
 
-    def _nearest(self, sequence: str) -> tuple[str, float] | None:
-        best: tuple[str, float] | None = None
+    def _alike(self, sequence: str) -> list[tuple[float, str]]:
+        """Chains of similar length and sequence, the most similar first."""
+        found = []
         for name, (_, other) in self._chains.items():
             if not _LEAST_OF_LENGTH <= len(other) / max(len(sequence), 1) <= 1 / _LEAST_OF_LENGTH:
                 continue
             alike = identity(sequence, other)
-            if IDENTITY[0] <= alike <= IDENTITY[1] and (best is None or alike > best[1]):
-                best = name, alike
-        return best
+            if IDENTITY[0] <= alike <= IDENTITY[1]:
+                found.append((alike, name))
+        return sorted(found, key=lambda one: (-one[0], one[1]))
 
 
 def relatives_of_store(store: StructureStore) -> Relatives:
@@ -106,8 +130,8 @@ def relatives_of_store(store: StructureStore) -> Relatives:
     return Relatives(chains)
 
 
-def superposed(moving: Structure, fixed: Structure) -> tuple[Structure, Angstrom] | None:
-    """A chain laid onto another by the C-alpha atoms of aligned residues, and their root mean square distance.
+def superposed(moving: Structure, fixed: Structure) -> Laid | None:
+    """A chain laid onto another by the C-alpha atoms of aligned residues, where folds are most alike.
 
     None where fewer than 20 residues can be aligned.
     """
@@ -118,10 +142,10 @@ def superposed(moving: Structure, fixed: Structure) -> tuple[Structure, Angstrom
     a, b = a[known], b[known]
     if len(a) < _FEWEST:
         return None
-    middle, target = a.mean(axis=0), b.mean(axis=0)
-    rotation, total = Rotation.align_vectors(b - target, a - middle)
-    matrix = rotation.as_matrix()
-    return moving.moved(rotation=matrix, offset=target - matrix @ middle), float(total / np.sqrt(len(a)))
+    score, rotation, offset = tm_score(a, b, fixed.n_residues)
+    apart = a @ rotation.T + offset - b
+    rmsd = float(np.sqrt((apart**2).sum(axis=1).mean()))
+    return Laid(moving.moved(rotation=rotation, offset=offset), score, rmsd)
 
 
 def _traces(chain: Structure) -> np.ndarray:

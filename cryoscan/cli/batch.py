@@ -62,6 +62,8 @@ def batch(
         str | None,
         typer.Option("--shard", metavar="I/N", help="Only every N-th volume from the I-th on.", show_default=False),
     ] = None,
+    enhance: o.EnhanceScan = False,
+    enhancer: o.Enhancer = None,
     workers: o.Workers = None,
     scheduler: o.Scheduler = None,
     cluster: o.ClusterFile = None,
@@ -90,15 +92,15 @@ def batch(
     chosen |= {"voxel_spacing": voxel_spacing, "tomogram": tomogram}
     chosen = {key: value for key, value in chosen.items() if value is not None}
     settings = BatchConfig.build(**chosen) if config is None else BatchConfig.read(config, **chosen)
-    if resolution is not None:
-        scans = settings.scan.model_copy(update={"resolution_A": resolution})
-        settings = settings.model_copy(update={"scan": scans})
+    for_all = {"resolution_A": resolution, "enhance": enhance or None}
+    scans = settings.scan.model_copy(update={key: value for key, value in for_all.items() if value is not None})
+    settings = settings.model_copy(update={"scan": scans})
     if hits is not None:
         check_all_hits(hits)
     db = open_datedb(datedb)
     share = parse_shard(shard)
     both: dict[str, Any] = {"datedb": db, "embedder": embedder_for(db, device=device)}
-    items = plan_batch(inputs, output, config=settings, **both)
+    items = plan_batch(inputs, output, config=settings, enhancer=enhancer, **both)
     both["shard"] = share
     for item in items:
         show.warn(f"{item.name}: {warning}" for warning in item.warnings)

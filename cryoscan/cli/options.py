@@ -54,6 +54,16 @@ Step = Annotated[
 Steps = Annotated[int, typer.Option("--steps", min=0, help="Grouping: number of smoothing steps.")]
 Top = Annotated[int, typer.Option("--top", min=1, help="Number of candidates per answer.")]
 
+EnhanceScan = Annotated[
+    bool, typer.Option("--enhance", help="Sharpen the volume first, and say which names that changed.")
+]
+Enhancer = Annotated[
+    Path | None,
+    typer.Option(
+        "--enhancer", metavar="FILE", help="Network to sharpen with; the one that ships otherwise.", show_default=False
+    ),
+]
+
 Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Processes on this machine.", show_default=False),

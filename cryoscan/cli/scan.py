@@ -41,19 +41,8 @@ def scan(
         str | None,
         typer.Option("--z-range", metavar="FIRST:STOP", help="Planes to scan, from 0.", show_default=False),
     ] = None,
-    enhance: Annotated[
-        bool,
-        typer.Option("--enhance", help="Sharpen the volume first, and say which names that changed."),
-    ] = False,
-    enhancer: Annotated[
-        Path | None,
-        typer.Option(
-            "--enhancer",
-            metavar="FILE",
-            help="Network to sharpen with; the one that ships otherwise.",
-            show_default=False,
-        ),
-    ] = None,
+    enhance: o.EnhanceScan = False,
+    enhancer: o.Enhancer = None,
     workers: o.Workers = None,
     scheduler: o.Scheduler = None,
     cluster: o.ClusterFile = None,

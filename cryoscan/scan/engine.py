@@ -110,8 +110,8 @@ def run_scan(
             hint="Remove the earlier scan before the first share starts: a later one would remove the others' work.",
         )
     prepare(plan, path, overwrite=overwrite, workers=executor.workers)
-    plan = plan.kept_in(path)
     with disk_errors_said(path), exclusive(path, shard=shard):
+        plan = plan.kept_in(path)
         active = plan.active.tolist() if plan.scannable else []
         share = active if shard is None else active[shard[0] - 1 :: shard[1]]
         yield from _scan_tiles(plan, path, share, executor)

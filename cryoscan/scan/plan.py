@@ -24,7 +24,7 @@ from cryoscan.scan.sharpening import Sharpening, plan_sharpening
 from cryoscan.segment import check_same_grid, contour_level
 from cryoscan.tiles import Tiling, WindowGrid
 from cryoscan.units import SIGMA_PER_RESOLUTION, Angstrom, Box, Shape, Vector
-from cryoscan.volume import ArrayLike, Volume
+from cryoscan.volume import Volume
 
 if TYPE_CHECKING:
     from cryoscan.io.omezarr import StoredParts
@@ -126,7 +126,7 @@ class ScanPlan:
         self.__post_init__()
 
     def kept_in(self, path: Path) -> "ScanPlan":
-        """The same plan for a folder: what is sharpened is kept there."""
+        """The same plan for a folder: what is sharpened, or has been for the plan, is kept there."""
         return self if self.sharpening is None else replace(self, sharpening=self.sharpening.kept_in(path))
 
     @property
@@ -364,6 +364,8 @@ def plan_scan(
     before = None if folder is None else _found_before(folder, plan.provenance)
     if before is not None:
         return replace(plan, contour=before["contour"], flat=before["flat"])
+    if sharpening is not None:  # what is sharpened to find the contour is not sharpened again by the scan
+        plan = replace(plan, sharpening=sharpening.drafted())
     blocks = [block.load() for block in probe_blocks(plan, per_axis=3 if sharpening is None else 2)]
     if config.contour is None:
         plan = replace(plan, contour=contour_level(np.concatenate([block.ravel() for block in blocks])))
@@ -372,8 +374,7 @@ def plan_scan(
 
 def probe_blocks(plan: ScanPlan, *, per_axis: int = 3) -> list[Volume]:
     """Blocks of the working grid spread evenly over what is not empty; the whole of it if it is small."""
-    volume = plan.seen
-    finite = Volume(_Finite(volume.data, plan.background), volume.voxel_size, volume.origin)
+    finite = plan.seen.filled(plan.background)  # tiles with holes will fail and say so, statistics must not
     plan = replace(plan, volume=finite, sharpening=None)
     if int(np.prod(plan.working_shape)) <= 4 * _PROBE**3:
         z, y, x = plan.working_shape
@@ -529,27 +530,6 @@ def _tiles_that_touch(stored: "StoredParts", plan: ScanPlan) -> np.ndarray:
         matrix = (index >= low[:, None]) & (index <= high[:, None])
         touched = np.moveaxis(np.tensordot(matrix.astype(np.float32), touched, axes=(1, axis)), 0, axis)
     return np.asarray(touched > 0.5)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Finite:
-    """An array with solvent in place of NaN and infinity: their tiles will fail and say so, statistics must not."""
-
-    source: ArrayLike
-    background: float
-
-    @property
-    def shape(self) -> Shape:
-        z, y, x = self.source.shape
-        return int(z), int(y), int(x)
-
-    @property
-    def dtype(self) -> Any:
-        return self.source.dtype
-
-    def __getitem__(self, key: Any, /) -> np.ndarray:
-        values = np.asarray(self.source[key])
-        return np.where(np.isfinite(values), values, np.asarray(self.background, values.dtype))
 
 
 def _flat_below(blocks: list[np.ndarray], edge: int) -> float:

@@ -7,10 +7,13 @@ not to the tiles of the scan. Nothing here loads torch before a tile is computed
 
 import io
 import math
+import shutil
+import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -33,6 +36,14 @@ _IN_MEMORY = 32  # tiles; 7 MiB each
 _LAYERS_AT_ONCE = 6.1  # of the finest level; measured with 16 channels: 0.32 GiB for 96³ voxels, 0.91 GiB for 144³
 
 
+class Draft:
+    """A temporary folder, gone when nobody refers to it any more."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="cryoscan-sharpened-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Sharpening:
     """How a volume is sharpened, in plain values that other processes and later runs can read.
@@ -48,6 +59,8 @@ class Sharpening:
     device : str
     folder : Path, optional
         Where finished tiles are kept; without, they are computed again once memory has forgotten them.
+    draft : Draft, optional
+        That folder, until there is a scan to keep them in.
     """
 
     weights: Path
@@ -56,10 +69,23 @@ class Sharpening:
     scale: float
     device: str
     folder: Path | None = None
+    draft: Draft | None = field(default=None, compare=False)
+
+    def drafted(self) -> Self:
+        """The same, its tiles kept for a scan whose folder is not there yet."""
+        draft = Draft()
+        return replace(self, folder=draft.path, draft=draft)
 
     def kept_in(self, path: Path) -> Self:
-        """The same, its tiles kept in the folder of a scan."""
-        return replace(self, folder=path / FOLDER)
+        """The same, its tiles kept in the folder of a scan, to which those of the draft are moved."""
+        kept = path / FOLDER
+        if self.draft is not None:
+            kept.mkdir(exist_ok=True)
+            for tile in self.draft.path.glob("*.npy"):
+                if not (kept / tile.name).exists():
+                    write_atomically(kept / tile.name, tile.read_bytes())
+                tile.unlink()
+        return replace(self, folder=kept, draft=None)
 
     def of(self, volume: Volume) -> Volume:
         """The sharpened volume, computed where it is read.
@@ -150,6 +176,19 @@ def plan_sharpening(
     sharpener = sharpener_of(volume, network)
     _, _, warnings = judged(volume, resolution=resolution)
     return Sharpening(path, _fingerprint(network), sharpener.background, sharpener.scale, device), warnings
+
+
+def fingerprint_enhancer(weights: Path | None = None) -> str:
+    """Fingerprint of the weights of a network, whatever its file is called; of the one that ships if none is given.
+
+    Raises
+    ------
+    MissingFileError, FormatError
+        If there is no such network.
+    """
+    from cryoscan.enhance import open_network
+
+    return _fingerprint(open_network(weights))
 
 
 # ---------------------------------------------------------------- private

@@ -196,8 +196,13 @@ def soft_mask(mask: np.ndarray, *, voxel_size: Angstrom, width: Angstrom) -> np.
     return np.asarray(edge, np.float32)
 
 
-def check_same_grid(volume: Volume, other: Volume) -> None:
-    """Refuse a mask or label volume whose voxels are not those of `volume`.
+def check_same_grid(volume: Volume, other: Volume, *, what: str = "a mask") -> None:
+    """Refuse a mask, a label volume or another companion whose voxels are not those of `volume`.
+
+    Parameters
+    ----------
+    what : str
+        The companion, in the middle of a sentence.
 
     Raises
     ------
@@ -207,22 +212,22 @@ def check_same_grid(volume: Volume, other: Volume) -> None:
     """
     if volume.shape != other.shape:
         raise MismatchError(
-            f"expected a mask of the map's shape {volume.shape} (z, y, x)",
+            f"expected {what} of the map's shape {volume.shape} (z, y, x)",
             got=str(other.shape),
-            hint="Make the mask on the map it belongs to, or resample it onto that grid.",
+            hint="Make it on the map it belongs to, or resample it onto that grid.",
         )
     if abs(other.voxel_size / volume.voxel_size - 1) > _VOXEL_SIZE_TOLERANCE:
         raise MismatchError(
-            f"expected a mask with the map's voxel size, {volume.voxel_size:.4g} Å",
+            f"expected {what} with the map's voxel size, {volume.voxel_size:.4g} Å",
             got=f"{other.voxel_size:.4g} Å",
-            hint="Give the right voxel size for both files, or resample the mask.",
+            hint="Give the right voxel size for both files, or resample one of them.",
         )
     shift = np.abs(np.subtract(other.origin, volume.origin)) / volume.voxel_size
     if shift.max() > _ORIGIN_TOLERANCE:
         raise MismatchError(
-            f"expected a mask at the map's origin {_numbers(volume.origin)} Å (z, y, x)",
+            f"expected {what} at the map's origin {_numbers(volume.origin)} Å (z, y, x)",
             got=f"{_numbers(other.origin)} Å",
-            hint="Some programs lose the origin: set the mask's origin to the map's if their voxels coincide.",
+            hint="Some programs lose the origin: set it to the map's if their voxels coincide.",
         )
 
 

@@ -10,10 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import starfile
+import torch
 
 from cryoscan import Volume
 from cryoscan.cli import main
 from cryoscan.io import write_volume
+from cryoscan.models.checkpoint import save_network
+from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
+from cryoscan.provenance import Provenance
 from cryoscan.scan import open_scan
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -137,9 +141,28 @@ def test_ctrl_c_stops_and_the_same_line_goes_on(bench, cryoscan, tmp_path):
     assert all(open_scan(path).is_complete for path in output.glob("*.scan"))
 
 
+def test_a_batch_sharpens_if_it_is_told_to(bench, cryoscan, tmp_path):
+    torch.manual_seed(0)
+    network = CryoSamu(CryoSamuConfig(channels=(4, 8), residues=16, width=8, heads=2))
+    save_network(network, tmp_path / "own.safetensors", provenance=Provenance("test"))
+    words = words_for(bench, tmp_path / "out", "--enhancer", tmp_path / "own.safetensors")
+    words[1] = bench / "in" / "a.mrc"
+    code, _, err = cryoscan(*words)
+    assert code == 1
+    assert "--enhance as well" in err
+    code, _, err = cryoscan(*words, "--enhance", "--dry-run")
+    assert code == 0, err
+    assert not (tmp_path / "out").exists()
+    code, out, err = cryoscan(*words, "--enhance", "--json")
+    assert code == 0, err
+    assert json.loads(out)["counts"] == {"done": 1}
+    assert open_scan(tmp_path / "out" / "a.scan").provenance.config["enhance"] is True
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["in", "-o", "out", "--enhance", "--enhancer", "none.safetensors"], "none.safetensors"),
         (["nowhere/*.mrc", "-o", "out"], "Check the pattern"),
         (["in", "-o", "out", "--shard", "4/3"], "from 1 to n"),
         (["in", "-o", "out", "--shard", "one"], "Write --shard i/n"),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,19 @@ def bench(tmp_path_factory):
     write("small.mrc", plain.load()[1:])
     write("moved.mrc", plain.load(), origin=(0.0, 0.0, 0.0))
     write("flat.mrc", np.full(plain.shape, 2.5))
+    write_volume(Volume(plain.load(), 1.5, plain.origin), folder / "stretched.mrc")
+    bases = np.array(["A", "C", "G", "U"])
+    write_structure(replace(protein, residue_names=bases[protein.residues % 4]), folder / "rna.pdb")
+    (folder / "huge.pdb").write_text("".join(traces(2, 5001)))
     return folder
+
+
+def traces(chains, length):
+    """Lines of a PDB file of C-alpha atoms alone."""
+    for number in range(chains * length):
+        chain, residue = "AB"[number // length], number % length + 1
+        place = "".join(f"{value:8.3f}" for value in (number % 90, number // 90 % 90, number // 8100))
+        yield f"ATOM  {number + 1:5d}  CA  ALA {chain}{residue:4d}    {place}  1.00  0.00           C\n"
 
 
 def test_a_map_in_a_map_out_on_the_same_grid(cryoscan, bench, tmp_path):
@@ -95,6 +108,19 @@ def test_everything_at_once_as_json_and_zarr(cryoscan, bench, tmp_path):
     assert about["resolution_from"] == "half-maps"
     assert about["origin_zyx_A"] == pytest.approx(open_volume(bench / "map.mrc").origin)
     assert open_volume(tmp_path / "out.zarr").shape == open_volume(bench / "map.mrc").shape
+
+
+def test_holes_of_a_map_are_told_and_stay(cryoscan, bench, tmp_path):
+    data = open_volume(bench / "map.mrc").load().copy()
+    data[5, 6, 7:9] = np.nan
+    write_volume(Volume(data, 1.37, open_volume(bench / "map.mrc").origin), tmp_path / "holes.mrc")
+    words = ["enhance", tmp_path / "holes.mrc", "--weights", bench / "network.safetensors", "-o", tmp_path / "out.mrc"]
+    code, out, err = cryoscan(*words, "--difference", tmp_path / "changed.zarr", "--json")
+    assert code == 0, err
+    assert "2 voxels are NaN or infinite, between" in json.loads(out)["warnings"][0]
+    for written in ("out.mrc", "changed.zarr"):
+        found = open_volume(tmp_path / written).load()
+        np.testing.assert_array_equal(np.isnan(found), np.isnan(data))
 
 
 def test_a_relative_need_not_lie_in_the_map(cryoscan, bench, tmp_path):
@@ -159,9 +185,13 @@ def test_a_network_that_was_trained_with_esm_if1_takes_its_weights(cryoscan, ben
         (["--structure", "model.pdb", "--embedder-weights", "map.mrc"], "'geometry'; got weights of another one"),
         (["--embedder", "geometry"], "--structure"),
         (["--half-map", "half1.mrc"], "both half-maps"),
-        (["--half-map", "half1.mrc", "--half-map", "small.mrc"], "shape"),
-        (["--mask", "moved.mrc"], "origin"),
-        (["--mask", "small.mrc"], "shape"),
+        (["--half-map", "half1.mrc", "--half-map", "small.mrc"], "expected a half-map of the map's shape"),
+        (["--half-map", "half1.mrc", "--half-map", "stretched.mrc"], "expected a half-map with the map's voxel size"),
+        (["--half-map", "moved.mrc", "--half-map", "half1.mrc"], "expected a half-map at the map's origin"),
+        (["--mask", "moved.mrc"], "expected a mask at the map's origin"),
+        (["--mask", "small.mrc"], "expected a mask of the map's shape"),
+        (["--structure", "rna.pdb"], "got nucleic acid alone. Give the protein of the complex, or go without"),
+        (["--structure", "huge.pdb"], "at most 10,000 residues; got 10,002 in 'huge'. Give one copy of each chain"),
         (["--structure", "absent.pdb"], "absent.pdb"),
     ],
 )

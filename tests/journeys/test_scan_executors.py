@@ -244,7 +244,7 @@ def test_the_example_of_a_cluster_can_be_read() -> None:
         ("--z-range 9:3", "expected planes between 0 and 41; got 9:3. Give the first plane"),
         ("--z-range 9:42", "got 9:42"),
         ("--workers 2 --shard 1/2", "got --workers and --shard. Give one of them"),
-        ("--mask thin.mrc", "got (40, 52, 63). Make the mask on the map it belongs to"),
+        ("--mask thin.mrc", "got (40, 52, 63). Make it on the map it belongs to"),
         ("--mask nope.mrc", "nope.mrc"),
         ("--cluster nope.yaml", "nope.yaml"),
         ("--cluster scan.yaml", "Known keys"),

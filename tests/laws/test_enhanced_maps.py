@@ -254,11 +254,60 @@ def test_constant_maps_are_refused(network, value):
         enhanced(flat, network)
 
 
-def test_maps_with_holes_are_refused(network, volume):
+# ---------------------------------------------------------------- holes
+
+
+def with_holes(volume):
     data = volume.load().copy()
     data[3, 4, 5] = np.nan
-    with pytest.raises(FormatError, match="1 voxels that are NaN"):
-        enhanced(Volume(data, 1.37), network)
+    data[20:22, 17, 11] = np.inf, -np.inf
+    return Volume(data, volume.voxel_size, volume.origin), ~np.isfinite(data)
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_holes_are_solvent_to_the_network_and_stay_holes(network, volume, monkeypatch, small):
+    if small:  # no tile is lost because another has a hole, or because it has one itself
+        monkeypatch.setattr(module, "_FADE", 4)
+        monkeypatch.setattr(module, "_tiles", smallest_tiles)
+    broken, holes = with_holes(volume)
+    *_, last = enhance(broken, network, resolution=6.0)
+    found = last.volume.load()
+    np.testing.assert_array_equal(found[holes], broken.load()[holes])
+    filled = Volume(np.where(holes, background_of(volume.load()), volume.load()), volume.voxel_size, volume.origin)
+    np.testing.assert_allclose(found[~holes], enhanced(filled, network).load()[~holes], atol=1e-3)
+    assert (np.isfinite(last.difference.load()) == ~holes).all()
+    low, high = (np.round(volume.to_position(corner), 1).tolist() for corner in ((3, 4, 5), (21, 17, 11)))
+    (said,) = last.warnings
+    assert said.startswith(
+        f"3 voxels are NaN or infinite, between {low} and {high} Å (z, y, x): they stay as they are."
+    )
+
+
+def test_holes_outside_a_mask_become_solvent_and_nobody_is_warned(network, volume):
+    broken, holes = with_holes(volume)
+    mask = np.ones(volume.shape, np.float32)
+    mask[:6] = 0
+    mask[-3:] = np.nan
+    *_, last = enhance(broken, network, mask=Volume(mask, volume.voxel_size, volume.origin), resolution=6.0)
+    found = last.volume.load()
+    solvent = background_of(broken.load()[~holes])
+    np.testing.assert_allclose(found[:6], solvent, atol=1e-5)
+    np.testing.assert_allclose(found[-3:], solvent, atol=1e-5)
+    assert (~np.isfinite(found)).sum() == 2
+    assert last.warnings[0].startswith("2 voxels are")
+
+
+def test_half_maps_and_structures_are_judged_in_spite_of_holes(network, volume, protein):
+    broken, _ = with_holes(volume)
+    *_, last = enhance(broken, network, half_maps=(broken, broken), structure=protein, embedder=GeometryEmbedder())
+    assert last.measured_by == "half-maps"
+    assert last.resolution == pytest.approx(2 * volume.voxel_size, rel=0.1)
+
+
+def test_a_map_of_holes_is_refused(network):
+    with pytest.raises(FormatError, match="NaN or infinity in every voxel") as caught:
+        enhanced(Volume(np.full((9, 11, 13), np.nan, np.float32), 1.37), network)
+    assert caught.value.hint
 
 
 def test_without_weights_it_is_said_how_to_get_some(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """Laws of scans that sharpen: as if the whole volume had been sharpened first; each place says what that changed."""
 
+import gc
 import json
 from dataclasses import replace
 from itertools import islice
@@ -112,14 +113,19 @@ def test_tiles_are_computed_once_and_gone_at_the_end(weights, tmp_path, monkeypa
         computed.append(str(core))
         return real(self, core, wide)
 
-    plan = planned("masked", scene(), weights, enhance=True)
     monkeypatch.setattr(cryoscan.enhance.Sharpener, "tile", counted)
+    plan = planned("masked", scene(), weights, enhance=True)
+    draft = plan.sharpening.folder
+    assert len(list(draft.iterdir())) == len(computed) > 0  # for the contour
     events = run_scan(plan, tmp_path / "a.scan")
     assert len(list(islice(events, 2))) == 2
     assert (tmp_path / "a.scan" / "sharpened").is_dir()
     assert [*events]
-    assert len(computed) == len(set(computed)) > 0
+    assert len(computed) == len(set(computed))
     assert not (tmp_path / "a.scan" / "sharpened").exists()
+    del events, plan
+    gc.collect()
+    assert not draft.exists()
 
 
 # ---------------------------------------------------------------- what it changed
@@ -258,14 +264,19 @@ def test_the_plan_warns_and_counts_what_sharpening_costs(weights, tmp_path):
     assert open_scan(kept.path).provenance.inputs["enhancer"] == plan.sharpening.fingerprint
 
 
-def test_a_hole_fails_its_tiles_and_the_rest_is_scanned(weights, tmp_path):
+def test_a_hole_fails_the_tiles_that_see_it_as_without_sharpening_and_the_rest_is_scanned(weights, tmp_path):
     volume = scene()
     data = volume.load().copy()
     data[40, 51, 62] = np.nan
-    plan = planned("windows", volume, weights, enhance=True)
-    plan = replace(plan, volume=Volume(data, volume.voxel_size, volume.origin))
-    result = finished(plan, tmp_path / "a.scan")
-    failed = result.summary["failed"]
-    assert 0 < len(failed) < len(plan.active)
-    assert all("NaN" in one["reason"] for one in failed)
-    assert len(result.hits) >= 1
+    broken = Volume(data, volume.voxel_size, volume.origin)
+    failed = {}
+    for enhance in (False, True):
+        plan = replace(planned("windows", volume, weights, enhance=enhance), volume=broken)
+        if enhance:  # what was sharpened for the plan had no hole
+            plan = replace(plan, sharpening=replace(plan.sharpening, folder=None, draft=None))
+        result = finished(plan, tmp_path / f"{enhance}.scan")
+        failed[enhance] = [one["reason"] for one in result.summary["failed"]]
+        assert 0 < len(failed[enhance]) < len(plan.active)
+        assert all("NaN" in reason for reason in failed[enhance])
+        assert len(result.hits) >= 1
+    assert failed[True] == failed[False]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import starfile
+import torch
 from raw_mrc import raw_mrc
 
 from cryoscan import Volume
@@ -35,6 +36,9 @@ from cryoscan.batch import (
 from cryoscan.batch.record import read_record
 from cryoscan.errors import ConfigError, ExistingOutputError, FormatError, MismatchError, MissingFileError
 from cryoscan.io import open_volume, read_project, write_volume
+from cryoscan.models.checkpoint import save_network
+from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
+from cryoscan.provenance import Provenance
 from cryoscan.scan import open_scan
 from cryoscan.scan.folder import exclusive
 from cryoscan.testing import ToyEmbedder, toy_datedb
@@ -513,6 +517,66 @@ def test_changed_settings_are_told_and_nothing_is_lost_unless_asked_for(three, t
     end = run([item], overwrite=True)
     assert (end.failed, end.rows[0].status) == ({}, "done")
     assert statuses(plan(three / "a.mrc", tmp_path / "out", **settings)) == {"a": "done"}
+
+
+def network(path: Path, *, seed: int) -> Path:
+    """A small network that sharpens."""
+    torch.manual_seed(seed)
+    small = CryoSamu(CryoSamuConfig(channels=(4, 8), residues=16, width=8, heads=2, voxel_size_A=4.3))
+    torch.nn.init.normal_(small.head.weight, std=0.06)
+    save_network(small, path, provenance=Provenance("test"))
+    return path
+
+
+def test_volumes_are_sharpened_with_the_network_that_was_given_and_no_other_goes_on(three, tmp_path):
+    """By an override only one of two volumes is sharpened; the other does not mind which network."""
+    first, other = (network(tmp_path / f"{seed}.safetensors", seed=seed) for seed in (1, 2))
+    wanted = [three / "a.mrc", three / "b.mrc"]
+
+    def planned(enhancer, **settings):
+        how = config(**{"overrides": {"a": {"scan": {"enhance": True}}}, **settings})
+        return plan_batch(wanted, tmp_path / "out", datedb=DB, embedder=EMBEDDER, config=how, enhancer=enhancer)
+
+    assert [item.enhancer for item in planned(first)] == [first, None]
+    assert run(planned(first)).failed == {}
+    made_by = [open_scan(tmp_path / "out" / f"{name}.scan").provenance.inputs for name in "ab"]
+    assert [made.get("enhancer") is not None for made in made_by] == [True, False]
+    assert "changed the label of" in open_scan(tmp_path / "out" / "a.scan").summary["verdict"]
+    assert statuses(planned(first)) == {"a": "done", "b": "done"}
+    again = first.rename(tmp_path / "renamed.safetensors")
+    assert statuses(planned(again)) == {"a": "done", "b": "done"}
+    items = planned(other)
+    assert statuses(items) == {"a": "changed", "b": "done"}
+    assert "'enhancer' is not the same" in items[0].reason
+    assert "--overwrite" in run(items).failed["a"]
+    assert run(items, overwrite=True).failed == {}
+    now = open_scan(tmp_path / "out" / "a.scan").provenance.inputs["enhancer"]
+    assert now not in (None, made_by[0]["enhancer"])
+
+
+def test_a_stopped_batch_goes_on_only_with_the_same_network(three, tmp_path):
+    first, other = (network(tmp_path / f"{seed}.safetensors", seed=seed) for seed in (1, 2))
+
+    def planned(enhancer):
+        how = config(scan={**SETTINGS, "enhance": True})
+        given = {"datedb": DB, "embedder": EMBEDDER, "config": how}
+        return plan_batch([three / "a.mrc"], tmp_path / "out", enhancer=enhancer, **given)
+
+    stop_at(planned(first), VolumeProgress)
+    assert statuses(planned(first)) == {"a": "unfinished"}
+    assert "enhancer" in run(planned(other)).failed["a"]
+    assert run(planned(first)).failed == {}
+
+
+def test_a_network_without_anything_to_sharpen_or_that_is_not_there_is_refused_at_once(three, tmp_path):
+    given = {"datedb": DB, "embedder": EMBEDDER}
+    with pytest.raises(ConfigError, match="--enhance as well"):
+        plan_batch(
+            [three], tmp_path / "out", config=config(), enhancer=network(tmp_path / "n.safetensors", seed=1), **given
+        )
+    sharpened = config(scan={**SETTINGS, "enhance": True})
+    with pytest.raises(MissingFileError):
+        plan_batch([three], tmp_path / "out", config=sharpened, enhancer=tmp_path / "gone.safetensors", **given)
 
 
 def test_overwrite_leaves_alone_what_has_not_changed(three, tmp_path):

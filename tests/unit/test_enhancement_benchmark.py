@@ -12,16 +12,18 @@ from small_proteins import helices
 import cryoscan.benchmark.enhancement as module
 from cryoscan import Volume
 from cryoscan.benchmark import BenchmarkConfig, BenchmarkResult
-from cryoscan.benchmark.enhancement import METRICS, _held_out, perturbed, rescaled, run_enhance
+from cryoscan.benchmark.enhancement import ARMS, METRICS, _held_out, _simulated, perturbed, rescaled, run_enhance
 from cryoscan.benchmark.homologues import Relatives
 from cryoscan.datedb import open_datedb
 from cryoscan.datedb.build import embedder_for
+from cryoscan.enhance import open_network
 from cryoscan.errors import MissingFileError
 from cryoscan.filters import frequency_grid, lowpass_gaussian
 from cryoscan.io import read_structure, write_structure, write_volume
 from cryoscan.metrics import fsc
 from cryoscan.models.checkpoint import save_network
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
+from cryoscan.models.structure_embedding import embedder_named
 from cryoscan.provenance import Provenance
 from cryoscan.simulate import density
 
@@ -101,7 +103,9 @@ def test_a_relative_is_an_arm_of_its_own(folder, weights, monkeypatch):
     model = read_structure(folder / "maps_models" / "new.pdb")
     other = model.residues % 2 == 0
     relative = replace(model, residue_names=np.where(other, "MET", model.residue_names)).moved(offset=(300, 0, 0))
-    monkeypatch.setattr(module, "relatives_of_store", lambda _: Relatives([("rel", relative)]))
+    learned = read_structure(folder / "maps_models" / "learned.pdb")
+    kin = replace(learned, residue_names=np.where(learned.residues % 2 == 0, "MET", learned.residue_names))
+    monkeypatch.setattr(module, "relatives_of_store", lambda _: Relatives([("rel", relative), ("kin", kin)]))
     monkeypatch.setattr(module, "open_chains", lambda _: None)
     (folder / "structures").mkdir()
     config = BenchmarkConfig.build(kind="enhance", weights=weights, resolutions_A=(8.0,), speed_voxels=(), n_queries=1)
@@ -109,12 +113,30 @@ def test_a_relative_is_an_arm_of_its_own(folder, weights, monkeypatch):
     *_, last = run_enhance(config, folder, data=folder, datedb=datedb, embedder=embedder_for(datedb))
     (folder / "structures").rmdir()
     row = next(row for row in last.numbers["enhance.details"] if row["part"] == "experimental")
-    assert row["homologues"][0].startswith("rel for B: 50% identical, 0.0 Å")
+    assert row["homologues"][0].startswith("rel for B: 50% identical, TM-score 1.00, 0.0 Å")
     found = last.numbers["enhance.experimental.homologue.cc_mask.after"]
     assert found == pytest.approx(row["homologue"]["cc_mask"])
     assert last.numbers["enhance.experimental.homologue.cc_mask.gain_over_none_n"] == 1
     assert any("rel for B" in note for note in last.notes)
     assert "homologue" in last.tables[0].columns
+    known = [row for row in last.numbers["enhance.details"] if row["part"] == "known"]
+    assert {row["map"] for row in known} == {"learned", "again"}
+    assert all(row["homologues"][0].startswith("kin for A") for row in known)
+    assert last.numbers["enhance.known.homologue.cc_mask.gain_over_none_n"] == 2
+    assert last.numbers["enhance.experimental.n"] == 1
+
+
+def test_a_simulated_domain_is_told_of_its_relative_if_it_has_one(weights):
+    domain = helices(22, 24)
+    relative = replace(domain, residue_names=np.where(domain.residues % 2 == 0, "MET", domain.residue_names))
+    config = BenchmarkConfig.build(kind="enhance", resolutions_A=(8.0,))
+    network = open_network(weights)
+    teller = embedder_named(network.config.structure)
+    (row,) = _simulated(domain, config, network, teller, Relatives([("rel", relative)]), seed=0)
+    assert {"before", *ARMS} <= row.keys()
+    assert row["homologues"][0].startswith("rel for A")
+    (row,) = _simulated(domain, config, network, teller, None, seed=0)
+    assert "homologue" not in row
 
 
 def test_it_is_said_where_relatives_cannot_be_recognised(folder, weights, tmp_path):
@@ -122,10 +144,10 @@ def test_it_is_said_where_relatives_cannot_be_recognised(folder, weights, tmp_pa
         (tmp_path / name).mkdir()
         for path in (folder / name).glob("new*"):
             (tmp_path / name / path.name).write_bytes(path.read_bytes())
-    found, notes = _held_out(tmp_path, None, ["learned"])
+    found, _, notes = _held_out(tmp_path, None, ["learned"])
     assert [source.name for source in found] == ["new"]
     assert any("learned are not at hand" in note for note in notes)
-    found, notes = _held_out(tmp_path, folder, ["learned"])
+    found, _, notes = _held_out(tmp_path, folder, ["learned"])
     assert not any("not at hand" in note for note in notes)
 
 

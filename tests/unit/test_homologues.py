@@ -35,11 +35,12 @@ def test_a_relative_with_other_ends_is_laid_onto_the_protein():
     whole = protein(length=80)
     fixed = whole.select((whole.residues >= 3) & (whole.residues < 76))
     moving = away(mutated(whole.select(whole.residues < 70), 0.4))
-    laid, rmsd = superposed(moving, fixed)
-    assert rmsd < 1e-6
-    np.testing.assert_allclose(laid.positions, whole.select(whole.residues < 70).positions, atol=1e-5)
+    laid = superposed(moving, fixed)
+    assert laid.rmsd < 1e-6
+    assert laid.tm_score == pytest.approx(67 / 73)  # of the model's residues, what is paired
+    np.testing.assert_allclose(laid.structure.positions, whole.select(whole.residues < 70).positions, atol=1e-5)
     bent = replace(moving, positions=moving.positions + np.random.default_rng(0).normal(0, 1.0, moving.positions.shape))
-    assert 1.0 < superposed(bent, fixed)[1] < 2.5
+    assert 1.0 < superposed(bent, fixed).rmsd < 2.5
     assert superposed(whole.select(whole.residues < 12), fixed) is None
 
 
@@ -61,6 +62,18 @@ def test_only_relatives_count_and_the_nearest_is_taken():
     assert "MET" in found.structure.residue_names
     del chains["near"], chains["far"]
     assert Relatives(chains.items()).of(model) is None
+
+
+def test_a_chain_of_another_fold_is_no_relative_whatever_its_sequence():
+    model = protein()
+    near = mutated(model, 0.5)
+    walk = np.random.default_rng(2).normal(0, 2.2, (near.n_residues, 3)).cumsum(axis=0)
+    unfolded = replace(near, positions=walk[near.residues])
+    assert superposed(unfolded, model).tm_score < 0.5
+    assert Relatives([("unfolded", unfolded)]).of(model) is None
+    found = Relatives([("unfolded", unfolded), ("folded", mutated(model, 0.6, seed=2))]).of(model)
+    assert found.about[0].startswith("folded for A: ")
+    assert found.tm_score == pytest.approx(1.0)
 
 
 def test_each_chain_of_a_model_gets_its_own_relative():

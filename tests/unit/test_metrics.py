@@ -5,6 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
 from cryoscan import metrics
 from cryoscan.errors import GeometryError
@@ -289,3 +290,46 @@ def test_coverage_counts_atoms_near_ridges_and_is_not_bought_with_many():
     noise = lowpass_gaussian(rng.normal(size=(40, 44, 48)).astype(np.float32), voxel_size=1.0, sigma=1.0)
     assert covered(noise, scattered)[0] < 0.5
     assert covered(np.zeros((40, 44, 48)), on) == (0.0, 0.0)
+
+
+# ---------------------------------------------------------------- folds
+
+
+def a_walk(n=80):
+    """A trace with no symmetry, positions in Å."""
+    return np.random.default_rng(3).normal(0, 2.2, (n, 3)).cumsum(axis=0) + np.array([40.0, -7.5, 300.0])
+
+
+def test_the_same_fold_scores_what_is_paired_wherever_it_lies():
+    fixed = a_walk()
+    turn = Rotation.from_euler("zyx", (20, -75, 140), degrees=True).as_matrix()
+    moving = fixed @ turn.T + (5.0, 70.0, -3.0)
+    score, rotation, offset = metrics.tm_score(moving, fixed, 100)
+    assert score == pytest.approx(0.8)
+    np.testing.assert_allclose(moving @ rotation.T + offset, fixed, atol=1e-6)
+
+
+def test_the_formula_of_zhang_and_skolnick():
+    """Pairs of atoms pushed apart evenly, so that no superposition does better than none."""
+    fixed = a_walk(400)
+    push = np.random.default_rng(0).normal(size=fixed.shape)
+    push *= 3.0 / np.linalg.norm(push, axis=1, keepdims=True)
+    score, *_ = metrics.tm_score(fixed + push, fixed, 400)
+    d0 = 1.24 * 385 ** (1 / 3) - 1.8
+    assert score == pytest.approx(1 / (1 + (3.0 / d0) ** 2), abs=0.01)
+
+
+def test_a_half_that_is_turned_away_does_not_hide_the_other():
+    fixed = a_walk()
+    moving = fixed.copy()
+    moving[50:] = (fixed[50:] - fixed[50]) @ Rotation.from_euler("z", 120, degrees=True).as_matrix().T + fixed[50] + 30
+    score, rotation, offset = metrics.tm_score(moving, fixed, 80)
+    assert 50 / 80 <= score < 0.75
+    np.testing.assert_allclose((moving @ rotation.T + offset)[:50], fixed[:50], atol=0.5)
+
+
+def test_strangers_score_little_and_too_few_pairs_are_refused():
+    other = np.random.default_rng(11).normal(0, 2.2, (80, 3)).cumsum(axis=0)
+    assert metrics.tm_score(other, a_walk(), 80)[0] < 0.4
+    with pytest.raises(GeometryError, match="at least 4 pairs"):
+        metrics.tm_score(other[:3], a_walk()[:3], 80)
