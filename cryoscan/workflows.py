@@ -510,11 +510,10 @@ def _best_answer(  # noqa: PLR0913
         if preflight.resolution_known
         else [r for r in _ASSUMED if r >= preflight.nyquist] or [preflight.finest]
     )
-    banks = [datedb.bank_for(resolution) for resolution in tried]
     ranked = []
-    for resolution, bank in zip(tried, banks, strict=True):
-        views = embedder.embed(cut_out(volume, soft, embedder, resolution=resolution, bank=bank))
-        similarity = datedb.seen(views, resolution=bank, crowded=crowded)
+    for resolution in tried:
+        views = embedder.embed(cut_out(volume, soft, embedder, resolution=resolution, bank=datedb.blur_for(resolution)))
+        similarity = datedb.seen(views, resolution=datedb.bank_for(resolution), crowded=crowded)
         ranked.append(datedb.ranked(similarity, top=max(top, _SUPPORT), schemes=schemes))
     best = max(range(len(tried)), key=lambda i: ranked[i][0].cosine if ranked[i] else -1.0)
     centre: Vector = centre_of_mass(Volume(volume.load() * soft, volume.voxel_size, volume.origin))
@@ -528,7 +527,7 @@ def _best_answer(  # noqa: PLR0913
         support[:top],
         support=support,
         margin=margin,
-        confidence=datedb.confidence(support[0].cosine, margin, bank=banks[best]) if rival else None,
+        confidence=datedb.confidence(support[0].cosine, margin, bank=datedb.bank_for(tried[best])) if rival else None,
         resolution=tried[best],
         resolved=preflight.can_identify,
     )

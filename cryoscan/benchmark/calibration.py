@@ -63,6 +63,7 @@ def run_calibration(
                         noise=config.noise,
                         shift=config.shift_A,
                         rng=seeded(row.id, resolution, config),
+                        bank=datedb.blur_for(resolution),
                     )
                     for row in part
                 ]

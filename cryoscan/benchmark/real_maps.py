@@ -213,7 +213,7 @@ def _asked(
     """Everything measured for one chain, JSON-able."""
     chain = chains[index]
     resolution = chain.source.resolution
-    bank = datedb.bank_for(resolution)
+    bank, blur = datedb.bank_for(resolution), datedb.blur_for(resolution)
     half_window = embedder.window * embedder.voxel_size / 2
     part = _around(volume, chain.centre, max(chain.radius + _SPHERE_MARGIN + _EDGE, half_window) + _READ_MARGIN)
     near, sphere, box = _distances(part, chain, half_window)
@@ -224,7 +224,7 @@ def _asked(
         "none": box.astype(np.float32),
     }
     vectors = {
-        name: embedder.embed(region_windows(part, mask, embedder, resolution=resolution, bank=bank))
+        name: embedder.embed(region_windows(part, mask, embedder, resolution=resolution, bank=blur))
         for name, mask in masks.items()
     }
     record: dict[str, Any] = {

@@ -24,6 +24,8 @@ from cryoscan.io import DomainRow, StructureStore
 from cryoscan.simulate import atoms_from_trace, density, is_trace
 from cryoscan.structure import Structure
 from cryoscan.units import SIGMA_PER_RESOLUTION, Angstrom
+from cryoscan.volume import Volume
+from cryoscan.windows import blurred
 
 _BATCH = 64
 _SCHEMES = ("CATH", "SCOPe")
@@ -54,7 +56,8 @@ def run_retrieval(
             vectors = []
             for start in range(0, len(queries), _BATCH):
                 part = queries[start : start + _BATCH]
-                windows = [_window(query, resolution, config, embedder) for query in part]
+                bank = datedb.blur_for(resolution)
+                windows = [_window(query, resolution, config, embedder, bank) for query in part]
                 vectors.append(embedder.embed(np.stack(windows)))
                 done += len(part)
                 yield BenchmarkProgress(f"{scheme} at {resolution:g} Å", done, total)
@@ -86,6 +89,7 @@ def query_window(
     noise: float,
     shift: Angstrom,
     rng: np.random.Generator,
+    bank: Angstrom | None = None,
 ) -> np.ndarray:
     """Simulated density of a domain as a careful user would cut it out: turned, off centre, noisy, `w w w`.
 
@@ -101,6 +105,8 @@ def query_window(
     shift : Angstrom
         Largest error of the centre along each axis.
     rng : numpy.random.Generator
+    bank : Angstrom, optional
+        Resolution of what it is compared with; it is blurred to that, as `cryoscan identify` blurs maps.
     """
     protein = structure.protein()
     if is_trace(protein):
@@ -113,13 +119,18 @@ def query_window(
     shape = (edge, edge, edge)
     clean = density(turned, voxel_size=voxel_size, resolution=resolution, shape=shape, origin=(z, y, x)).load()
     if noise == 0:
-        return clean
+        return _as_compared(clean, voxel_size, resolution, bank)
     spectrum = scipy.fft.rfftn(rng.normal(size=shape))
     spectrum *= np.exp(-2 * (np.pi * SIGMA_PER_RESOLUTION * resolution * frequency_grid(shape, voxel_size)) ** 2)
     smooth = scipy.fft.irfftn(spectrum, s=shape)
     outline = gaussian_filter((clean > 0.02 * clean.max()).astype(np.float64), 1)
     level = noise * clean[clean > 0.1 * clean.max()].std() / smooth.std()
-    return np.asarray(clean + level * smooth * np.clip(2 * outline, 0, 1), np.float32)
+    noisy = np.asarray(clean + level * smooth * np.clip(2 * outline, 0, 1), np.float32)
+    return _as_compared(noisy, voxel_size, resolution, bank)
+
+
+def _as_compared(window: np.ndarray, voxel_size: Angstrom, resolution: Angstrom, bank: Angstrom | None) -> np.ndarray:
+    return blurred(Volume(window, voxel_size), resolution=resolution, target=bank).load()
 
 
 def choose_queries(
@@ -233,10 +244,12 @@ def seeded(id_: str, resolution: Angstrom, config: BenchmarkConfig) -> np.random
     return np.random.default_rng([config.seed, round(resolution * 100), digest(id_) % 2**32])
 
 
-def _window(query: Query, resolution: Angstrom, config: BenchmarkConfig, embedder: Embedder) -> np.ndarray:
+def _window(
+    query: Query, resolution: Angstrom, config: BenchmarkConfig, embedder: Embedder, bank: Angstrom
+) -> np.ndarray:
     rng = seeded(query.row.id, resolution, config)
     return query_window(
-        query.structure, embedder, resolution=resolution, noise=config.noise, shift=config.shift_A, rng=rng
+        query.structure, embedder, resolution=resolution, noise=config.noise, shift=config.shift_A, rng=rng, bank=bank
     )
 
 

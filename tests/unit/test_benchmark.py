@@ -304,6 +304,19 @@ def test_query_is_turned_shifted_and_noisy_within_its_bounds():
     assert (noisy - clean).std() > 0
 
 
+def test_query_is_blurred_to_what_it_is_compared_with_as_maps_are():
+    def asked(resolution, bank):
+        rng = np.random.default_rng(4)
+        return query_window(
+            structure(2), EMBEDDER, resolution=resolution, noise=0.0, shift=2.0, rng=rng, bank=bank
+        ).ravel()
+
+    as_it_is, coarse = asked(7.0, None), asked(12.0, None)
+    assert np.array_equal(asked(7.0, 6.0), as_it_is)
+    assert np.corrcoef(asked(7.0, 12.0), coarse)[0, 1] > 0.998
+    assert np.corrcoef(as_it_is, coarse)[0, 1] < 0.99
+
+
 def test_choice_of_queries_obeys_clusters_types_and_halves(folder):
     rows = read_domains(folder / "labels" / "cath_domains.tsv")
     rows += [replace(rows[0], id="copy")]  # of the same cluster
