@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from cryoscan.scan import ScanResult
 
 
+UNSAFE = "diamond"
+"""Symbol of a hit whose label sharpening changed."""
+
+
 def get_reader(path: str | Sequence[str]) -> Callable[[str], list[LayerData]] | None:
     """Return the function that reads `path`, or None if napari should ask another plug-in.
 
@@ -105,6 +109,12 @@ def scan_layers(result: "ScanResult", now: "Reviewed | None" = None) -> dict[str
     layers["places"] = _of_scan(result, "places", _places_layer(now), numbers=painted, drawn=drawn)
     data, settings, kind = hits_layer(now.found.hits, name=f"{name} hits", diameter=12.0)
     settings |= {"border_width": 0.1, "shown": now.places.kept}
+    if now.found.changed is not None:
+        settings["symbol"] = np.where(now.found.changed, UNSAFE, "disc")
+        settings["features"] = settings["features"].assign(
+            without_sharpening=["" if plain is None else f"{plain[1]} {plain[2]}" for plain in now.found.plain or ()],
+            changed_by_sharpening=now.found.changed,
+        )
     layers["hits"] = _of_scan(result, "hits", (data, settings, kind), drawn=drawn)
     return layers
 

@@ -73,8 +73,12 @@ class AskWidget(Panel):
         self.canvas.clicks_ask = self.click.isChecked()
 
     def _show(self, answer: Answer) -> None:
-        region = answer.region
-        self.verdict.setText(_verdict(region))
+        region, review = answer.region, self.controller.review
+        place = review.place_at(region.centre)
+        scan = review.without_sharpening(place) if place is not None else ""
+        if scan:  # what is asked here is the volume as it is
+            scan = f"<br>The scan, of the sharpened volume: {review.places.hits.names[place]}. {scan}"
+        self.verdict.setText(f"{_verdict(region)}{scan}")
         fill(self.candidates, ((c.rank, c.type, c.name, c.cosine, c.pdb or c.entry) for c in region.candidates))
         self.candidates.selectRow(0)
 

@@ -90,9 +90,11 @@ class CorrectWidget(Panel):
             (place,) = chosen
             z, y, x = hits.positions[place]
             status = review.places.status[place] or ("a hit" if review.places.kept[place] else "below the thresholds")
+            without = review.without_sharpening(place)
             self.selected.setText(
                 f"<b>{hits.types[place]} {hits.names[place]}</b>, {status}<br>place {place + 1} at x {x:.0f}, "
                 f"y {y:.0f}, z {z:.0f} Å; cosine {hits.scores[place]:.3f}, margin {hits.margins[place]:.3f}"
+                + (f"<br>{without}" if without else "")
             )
             fill(self.alternatives, ((t, n, c) for _, t, n, c in review.found.alternatives[place]))
         else:

@@ -272,6 +272,56 @@ def test_a_region_an_outline_or_a_file_says_where_to_scan(window, toy_folder, tm
     assert scan.request().config.scheme == "SCOPe"
 
 
+def test_sharpening_is_asked_for_and_what_it_changed_is_seen(window, toy_folder, sharpened_scan, tmp_path):
+    viewer, pages, session, heard = window
+    clock, scan = Clock(), pages.pages["Scan"]
+    shutil.copy(toy_folder / "scene.mrc", tmp_path / "scene.mrc")
+    viewer.open(tmp_path / "scene.mrc", plugin="cryoscan")
+    fill_in(scan, toy_folder, "")
+    assert not scan.enhance.isChecked()
+    assert not scan.request().config.enhance
+    assert scan.request().output == tmp_path / "scene.scan"
+    assert "naming does not gain" in scan.enhance.toolTip()
+    scan.enhance.click()
+    assert scan.request().config.enhance
+    assert scan.request().output == tmp_path / "scene-sharpened.scan"
+    scan.look.click()
+    clock.until(lambda: scan.facts.rowCount())
+    facts = {scan.facts.item(row, 0).text(): scan.facts.item(row, 1).text() for row in range(scan.facts.rowCount())}
+    assert "of the time" in facts["sharpened"]
+    scan.resolution.setText("9")
+    scan.look.click()
+    clock.until(lambda: "4 to 8" in scan.warnings.text())
+
+    # a scan of the volume as it is does not pass for one of the sharpened volume
+    scan.resolution.setText("6.2")
+    scan.output.set_path(toy_folder / "scene.scan")
+    scan.start.click()
+    clock.until(lambda: session.controller.scanning.state == "failed")
+    assert "enhance" in heard[-1][1]
+    scan.enhance.click()
+    scan.start.click()
+    assert "finished already" in heard[-1][1]
+
+    viewer.open(sharpened_scan, plugin="cryoscan")
+    review, hits = session.controller.review, session.canvas.layer("hits")
+    assert [str(symbol) for symbol in hits.symbol] == ["disc", "diamond", *["disc"] * 4]
+    assert hits.features["changed_by_sharpening"].tolist() == [False, True, False, False, False, False]
+    assert hits.features["without_sharpening"][1] == "1.10.2.10 shell"
+    domains, correct, ask = (pages.pages[name] for name in ("Domains", "Correct", "Ask"))
+    assert "changed the labels of 1 of them" in domains.summary.text()
+    counts = [domains.legend.item(row, 2).text() for row in range(domains.legend.rowCount())]
+    assert sorted(counts) == ["2", "2", "2 (1 ◆)"]
+    review.select([1])
+    assert "Neither answer is safe" in correct.selected.text()
+    session.controller.asking.datedb = toy_folder / "toy.datedb"
+    session.canvas.ask(tuple(hits.data[1]))
+    clock.until(lambda: session.controller.asking.answer is not None)
+    assert "Neither answer is safe" in ask.verdict.text()
+    review.select([0])
+    assert "the label is the same" in correct.selected.text()
+
+
 def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
     viewer, pages, session, heard = window
     session.controller.asking.datedb = toy_folder / "toy.datedb"

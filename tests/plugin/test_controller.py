@@ -153,6 +153,29 @@ def test_a_datedb_of_another_embedder_is_refused(controller, request_for, until,
     assert controller.scanning.state == "idle"
 
 
+def test_sharpening_says_what_it_costs_and_when_it_is_not_made_for_the_volume(controller, request_for, until):
+    looks = []
+    controller.scanning.looked.connect(looks.append)
+    for settings in ({}, {"enhance": True}, {"enhance": True, "resolution_A": 9.0}):
+        controller.scanning.look(request_for(**settings))
+        before = len(looks)
+        until(controller, lambda: len(looks) > before)  # noqa: B023
+    plain, sharp, coarse = looks
+    assert "sharpened" not in dict(plain.facts)
+    for what in ("of the time", "GiB of the memory", "MiB of the disk"):
+        assert what in dict(sharp.facts)["sharpened"]
+    assert "sharpening is included" in dict(sharp.facts)["time"]
+    assert not any("4 to 8" in warning for warning in (*plain.warnings, *sharp.warnings))
+    assert any("4 to 8" in warning for warning in coarse.warnings)
+    request = request_for(enhance=True)
+    controller.scanning.start(request)
+    until(controller, lambda: controller.scanning.state == "done")
+    assert open_scan(request.output).provenance.config["enhance"]
+    assert controller.review.sharpened
+    assert not controller.review.unsafe.any()
+    assert controller.review.without_sharpening(0) == "Without sharpening the label is the same."
+
+
 # ---------------------------------------------------------------- asking
 
 
@@ -358,6 +381,33 @@ def test_the_answer_follows_what_was_drawn_until_it_is_undone(reviewing, until, 
     assert review.places.kept.tolist() == [True, False, False, False, True, True, True]
     review.tune(min_score=1.0)
     assert np.flatnonzero(review.places.kept).tolist() == [0, 6]
+
+
+def test_what_sharpening_changed_is_said_also_after_a_drawing(controller, sharpened_scan, toy_folder, until, tmp_path):
+    review, copied = controller.review, tmp_path / "sharp.scan"
+    shutil.copytree(sharpened_scan, copied)
+    controller.open_scan(toy_folder / "scene.scan")
+    assert not review.sharpened
+    assert review.without_sharpening(1) == ""
+    assert [row.unsafe for row in review.legend()] == [0, 0, 0]
+    controller.open_scan(copied)
+    assert np.flatnonzero(review.unsafe).tolist() == [1]
+    own = review.places.hits.types[1]
+    assert {row.type: row.unsafe for row in review.legend()}[own] == sum(row.unsafe for row in review.legend()) == 1
+    assert "1.10.2.10 shell (cosine 0.875). Neither answer is safe" in review.without_sharpening(1)
+    layer = Edited(editable_layer(review))
+    layer.data[layer.data == 3] = 7
+    layer.data[layer.data == 4] = 0
+    controller.redraw(drawn_in(layer, review))
+    until(controller, lambda: review.redrawing is not None)
+    assert review.unsafe.tolist() == [False, True, False, False, False, False, False]
+    assert review.without_sharpening(6) == ""  # nobody asked what it would be called then
+    assert "Neither" in review.without_sharpening(1)
+    layer.data[layer.data == 2] = 1
+    controller.redraw(drawn_in(layer, review))
+    until(controller, lambda: not controller.busy)
+    assert not review.unsafe.any()
+    assert review.without_sharpening(0) == ""
 
 
 def test_only_a_copy_of_the_open_scan_is_taken_over(reviewing):
