@@ -46,6 +46,8 @@ class Canvas:
     def __init__(self, viewer: Any, controller: Controller) -> None:
         self.viewer, self.controller = viewer, controller
         self.clicks_ask = False
+        self.edited: Any = None
+        """The last layer in which regions can be edited; it is the user's."""
         self._own: dict[str, Any] = {}
         self._quiet = False
         review, scanning, asking = controller.review, controller.scanning, controller.asking
@@ -62,6 +64,7 @@ class Canvas:
         asking.mapped.connect(self._show_map)
         asking.sampled.connect(self._show_sample)
         asking.sample_selected.connect(self._mark_sample)
+        controller.editing.copied.connect(self._show_copy)
         viewer.mouse_drag_callbacks.append(self._on_mouse)
         viewer.layers.events.removed.connect(self._on_removed)
         viewer.layers.events.inserted.connect(self._on_inserted)
@@ -189,6 +192,12 @@ class Canvas:
         if review.found is not None and len(review.selection) == 1:
             z, y, x = review.found.hits.positions[review.selection[0]]
             self.look_at((float(z), float(y), float(x)))
+
+    def _show_copy(self, described: LayerData) -> None:
+        from napari.layers import Layer
+
+        self.edited = self.viewer.add_layer(Layer.create(*described))
+        self.edited.selected_label = len(self.controller.review.places.hits) + 1  # the brush makes a new region
 
     # ------------------------------------------------------------ a running scan
 

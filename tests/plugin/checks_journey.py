@@ -329,8 +329,15 @@ def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
     assert session.controller.review.result is not None
     assert [layer.name for layer in viewer.layers].count("scene hits") == 1
     correct = pages.pages["Correct"]
-    correct._copy()
+    assert not correct.stop.isEnabled()
+    session.controller.editing.copy()
+    assert correct.stop.isEnabled()
+    assert not correct.take_over.isEnabled()
+    clock = Clock()
+    clock.until(lambda: correct.edited.layer is not None)
     layer = correct.edited.layer
+    assert isinstance(layer.data, np.memmap)  # what the other process sees, too
+    assert [one.name for one in viewer.layers].count(layer.name) == 1
     before = np.asarray(layer.data).copy()
     assert set(np.unique(before)) == set(range(7))
     correct.merged.setText("1, 2")
@@ -352,10 +359,11 @@ def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
     assert session.controller.review.journal.changes[-1].what == "labels"
 
     # hits and points follow the layer, and the key for undoing brings the old ones back
-    review, clock = session.controller.review, Clock()
+    review = session.controller.review
     edited = np.asarray(layer.data).copy()
     assert layer.selected_label == 7
-    correct._take_over()
+    correct.take_over.click()
+    assert not layer.editable
     clock.until(lambda: review.redrawing is not None)
     places, hits = session.canvas.layer("places"), session.canvas.layer("hits")
     np.testing.assert_array_equal(np.asarray(places.data[0] if places.multiscale else places.data), edited)
@@ -409,7 +417,7 @@ def test_labels_of_lattice_points_follow_thresholds_and_corrections_too(window, 
     clock.until(lambda: any("Written" in text for _, text in heard))
     np.testing.assert_array_equal(open_labels(tmp_path / "l.zarr").labels(), drawn())
     assert not [text for kind, text in heard if kind == "error"]
-    pages.pages["Correct"].doing(pages.pages["Correct"]._copy)()
+    pages.pages["Correct"].doing(session.controller.editing.copy)()
     assert "points of its lattice" in heard[-1][1]
 
 
