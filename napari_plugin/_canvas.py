@@ -147,12 +147,12 @@ class Canvas:
                 if role in seen:
                     layer.visible, layer.opacity = seen[role]
         missing = missing_source(review.result)
-        if missing is not None and not self.volumes():
+        shape = tuple(review.result.manifest["volume"]["shape"])
+        if missing is not None and not any(_shape(layer) == shape for layer in self.volumes()):
             self.controller.said.emit("warning", missing)
         top = len(self.viewer.layers)
         self.viewer.layers.move(self.viewer.layers.index(self._own["hits"]), top)
         self._own["hits"].selected_data.events.items_changed.connect(self._on_points_selected)
-        self._recolour()
 
     def _recolour(self) -> None:
         from napari.utils.colormaps import DirectLabelColormap
@@ -405,6 +405,10 @@ def _handler(action: Callable[[], Any]) -> Callable[[Any], None]:
         action()
 
     return handle
+
+
+def _shape(layer: Any) -> tuple[int, ...]:
+    return tuple((layer.data[0] if layer.multiscale else layer.data).shape)
 
 
 def _among(layer: Any, layers: Any) -> bool:

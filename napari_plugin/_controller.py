@@ -1,5 +1,6 @@
 """All that the plugin knows and does, without Qt and without napari: widgets show it and hand clicks on."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from napari_plugin._background import Background, StoppedError
 from napari_plugin._editing import Editing
 from napari_plugin._review import Review
 from napari_plugin._scanning import Scanning
+
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Controller:
@@ -141,5 +144,8 @@ class Controller:
         if isinstance(error, CryoscanError):
             text = str(error)
             self.said.emit("error", text[:1].upper() + text[1:])
+        elif isinstance(error, OSError) and error.strerror:
+            hint = "Choose a folder that you may write to, or copy the scan to one." if error.errno in _CLOSED else ""
+            self.said.emit("error", f"{error.filename or 'A file'}: {error.strerror}. {hint}".strip())
         else:
             self.said.emit("error", f"Something unexpected: {type(error).__name__}: {error}")

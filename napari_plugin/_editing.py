@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from psygnal import Signal
 
-from cryoscan.errors import GeometryError, ResourceError
+from cryoscan.errors import CryoscanError, GeometryError, ResourceError
 from cryoscan.labels import LabelClass, LabelMap
 from cryoscan.scan import Journal
 from cryoscan.segment import split_region
@@ -68,8 +68,9 @@ class Editing:
         ResourceError
             If the volume is too large to edit as a whole.
         GeometryError
-            If there is no scan whose regions are painted.
+            If there is no scan whose regions are painted, or another copy is at work.
         """
+        self._require_rest()
         review = self._review
         if review.lattice is not None:
             raise GeometryError(
@@ -113,8 +114,9 @@ class Editing:
         Raises
         ------
         GeometryError
-            If the layer is no copy of the regions of the scan that is open.
+            If the layer is no copy of the regions of the scan that is open, or another copy is at work.
         """
+        self._require_rest()
         review, about = self._review, layer.metadata.get(_KEY)
         if review.result is None or review.numbers is None or about is None or about["scan"] != str(review.result.path):
             raise GeometryError(
@@ -163,7 +165,10 @@ class Editing:
     def _note(self, path: Path, what: Redrawn) -> None:
         result = self._review.result
         if result is None or result.path != path:  # another scan was opened meanwhile
-            Journal(path / "journal.jsonl").add("labels", what.positions, note=what.note)
+            try:
+                Journal(path / "journal.jsonl").add("labels", what.positions, note=what.note)
+            except CryoscanError as error:
+                self.failed.emit(error)
         elif self._review.note_labels(what.note, what.positions):
             self.said.emit("info", "Hits, counts and exports follow the edited regions now; U undoes it.")
 
@@ -174,14 +179,15 @@ class Editing:
         self._copies += 1
         return Path(self._folder.name) / f"{self._copies}.raw"
 
-    def _begin(
-        self, function: Any, *arguments: Any, done: Any, event: Any = lambda _: None, after_error: Any = None
-    ) -> None:
+    def _require_rest(self) -> None:
         if self._job is not None:
             raise GeometryError(
                 "expected one copy at a time", got="another one at work", hint="Wait until it is done, or stop it."
             )
 
+    def _begin(
+        self, function: Any, *arguments: Any, done: Any, event: Any = lambda _: None, after_error: Any = None
+    ) -> None:
         def failed(error: BaseException) -> None:
             (after_error or self._end)()
             if isinstance(error, StoppedError):

@@ -51,7 +51,7 @@ class Review:
     """The state of a scan under review; every change of it ends in `changed`."""
 
     opened = Signal()
-    """Another scan, or none."""
+    """Another scan, or other regions; `changed` follows."""
     changed = Signal()
     """Thresholds, corrections, or what is visible."""
     selected = Signal()

@@ -1,5 +1,6 @@
 """An annotator's day in the real window, from opening a volume to opening what was exported; see test_viewer.py."""
 
+import json
 import shutil
 import sys
 import time
@@ -227,6 +228,38 @@ def test_a_volume_that_is_none_is_refused_in_plain_words(window, tmp_path, toy_f
     scan.volume.setCurrentIndex(scan.volume.findData(opened.name))
     scan.look.click()
     assert "a number" in heard[-1][1]
+
+
+def test_a_scan_whose_volume_moved_says_so_until_the_volume_is_open(window, toy_folder, tmp_path):
+    viewer, _, session, heard = window
+    path = tmp_path / "scene.scan"
+    shutil.copytree(toy_folder / "scene.scan", path)
+    content = json.loads((path / "manifest.json").read_text())
+    content["source"]["path"] = str(tmp_path / "moved.mrc")
+    (path / "manifest.json").write_text(json.dumps(content))
+    viewer.add_image(np.zeros((5, 6, 7), np.float32), name="another volume")
+    viewer.open(path, plugin="cryoscan")
+    assert session.canvas.layer("hits") is not None
+    (said,) = [text for kind, text in heard if kind == "warning"]
+    assert "not where it was" in said
+    assert "Open it from where it is now" in said
+    viewer.open(toy_folder / "scene.mrc", plugin="cryoscan")
+    session.controller.open_scan(path)
+    assert len([kind for kind, _ in heard if kind == "warning"]) == 1
+
+
+def test_what_fails_does_not_look_busy_for_ever(window, toy_folder, tmp_path):
+    viewer, pages, session, heard = window
+    shutil.copy(toy_folder / "scene.mrc", tmp_path / "scene.mrc")
+    viewer.open(tmp_path / "scene.mrc", plugin="cryoscan")
+    identify = pages.pages["Identify"]
+    session.controller.asking.datedb = tmp_path / "nowhere.datedb"
+    identify._name_map()
+    assert identify.bar.maximum() == 0
+    Clock().until(lambda: heard)
+    assert heard[-1][0] == "error"
+    assert identify.bar.maximum() == 1
+    assert "did not work" in identify.said.text()
 
 
 def test_regions_that_are_drawn_are_where_they_were_drawn(make_napari_viewer, toy_folder):

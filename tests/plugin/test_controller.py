@@ -549,6 +549,16 @@ def test_a_read_only_scan_says_so_and_changes_nothing(reviewing, monkeypatch):
     assert "Copy the scan" in reviewing.heard[-1][1]
 
 
+def test_what_the_system_refuses_is_said_without_its_jargon(controller):
+    controller.complain(PermissionError(13, "Permission denied", "/archive/a.scan/edited"))
+    controller.complain(OSError(30, "Read-only file system", "/archive/a.scan"))
+    controller.complain(OSError(28, "No space left on device"))
+    closed, read_only, full = (text for _, text in controller.heard)
+    assert closed.startswith("/archive/a.scan/edited: Permission denied. Choose a folder that you may write to")
+    assert "may write to" in read_only
+    assert full == "A file: No space left on device."
+
+
 def test_regions_are_painted_where_they_were_not_yet(controller, folder, until):
     shutil.rmtree(folder / "scene.scan" / "found.zarr")
     controller.open_scan(folder / "scene.scan")
