@@ -135,17 +135,14 @@ class Canvas:
         mine = {role: self._own[role] for role in ("places", "hits") if role in self._own}
         seen = {role: (layer.visible, layer.opacity) for role, layer in mine.items()}  # as the user has set them
         self._drop(*(key for key in ("places", "hits", "score", "margin") if key not in known))
-        for role, layer_data in scan_layers(review.result, review.reviewed).items():
+        self._own |= known
+        there = {*known, *(["volume"] if self.volumes() else [])}
+        for role, layer_data in scan_layers(review.result, review.reviewed, besides=there).items():
+            layer = self._add(role, layer_data)
             if role == "volume":
-                if not self.volumes():
-                    layer = self._add(role, layer_data)
-                    self.viewer.layers.move(self.viewer.layers.index(layer), 0)
-            elif role in known:
-                self._own[role] = known[role]
-            else:
-                layer = self._add(role, layer_data)
-                if role in seen:
-                    layer.visible, layer.opacity = seen[role]
+                self.viewer.layers.move(self.viewer.layers.index(layer), 0)
+            elif role in seen:
+                layer.visible, layer.opacity = seen[role]
         missing = missing_source(review.result)
         shape = tuple(review.result.manifest["volume"]["shape"])
         if missing is not None and not any(_shape(layer) == shape for layer in self.volumes()):

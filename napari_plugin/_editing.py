@@ -5,7 +5,9 @@ nothing of it is sent. What differs between it and the regions of the scan is wh
 user says so.
 """
 
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,8 @@ class Editing:
     def __init__(self, background: Background, review: Review) -> None:
         self._background, self._review = background, review
         self._job: Job | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._remove: weakref.finalize[..., Any] | None = None
+        self._folder = Path()
         self._copies = 0
 
     @property
@@ -158,9 +161,9 @@ class Editing:
 
     def close(self) -> None:
         """Remove the copies."""
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        if self._remove is not None:
+            self._remove()
+            self._remove = None
 
     def _note(self, path: Path, what: Redrawn) -> None:
         result = self._review.result
@@ -173,11 +176,11 @@ class Editing:
             self.said.emit("info", "Hits, counts and exports follow the edited regions now; U undoes it.")
 
     def _new_file(self) -> Path:
-        if self._folder is None:
-            # a system that removes no files in use removes them when it starts anew
-            self._folder = tempfile.TemporaryDirectory(prefix="cryoscan-", ignore_cleanup_errors=True)
+        if self._remove is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="cryoscan-"))
+            self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._copies += 1
-        return Path(self._folder.name) / f"{self._copies}.raw"
+        return self._folder / f"{self._copies}.raw"
 
     def _require_rest(self) -> None:
         if self._job is not None:
