@@ -74,10 +74,10 @@ class AskWidget(Panel):
 
     def _show(self, answer: Answer) -> None:
         region, review = answer.region, self.controller.review
-        place = review.place_at(region.centre)
-        scan = review.without_sharpening(place) if place is not None else ""
-        if scan:  # what is asked here is the volume as it is
-            scan = f"<br>The scan, of the sharpened volume: {review.places.hits.names[place]}. {scan}"
+        place, scan = review.place_at(region.centre), ""
+        if place is not None and review.sharpened:  # what is asked here is the volume as it is
+            name = review.places.hits.names[place]
+            scan = f"<br>The scan, of the sharpened volume: {name}. {review.without_sharpening(place)}"
         self.verdict.setText(f"{_verdict(region)}{scan}")
         fill(self.candidates, ((c.rank, c.type, c.name, c.cosine, c.pdb or c.entry) for c in region.candidates))
         self.candidates.selectRow(0)
