@@ -297,6 +297,11 @@ def _extended(found: FoundPlaces, redrawing: Redrawing, hits: Hits) -> FoundPlac
         position[row], volume[row], confidence[row] = region.position, region.volume_A3, region.confidence or 0.0
         score[row], margin[row], alternatives[row] = region.score, region.margin, region.alternatives
         called[row], entries[row] = LabelClass(region.name, region.type, region.scheme), region.entry
+    plain = None if found.plain is None else [*found.plain, *[None] * more]
+    changed = None if found.changed is None else np.concatenate([found.changed, np.zeros(more, bool)])
+    for number in (*drawn, *redrawing.erased):  # another region by now, which was not asked about without sharpening
+        if plain is not None and changed is not None:
+            plain[number - 1], changed[number - 1] = None, False
     labels = {key: label for label, key in enumerate(found.types, start=1)}
     keys = [(meaning.scheme, meaning.type or meaning.name) for meaning in called]
     numbers = [labels.setdefault(key, len(labels) + 1) for key in keys]
@@ -317,6 +322,8 @@ def _extended(found: FoundPlaces, redrawing: Redrawing, hits: Hits) -> FoundPlac
         volume_A3=volume,
         confidence=None if found.confidence is None else confidence,
         alternatives=tuple(alternatives),
+        plain=None if plain is None else tuple(plain),
+        changed=changed,
         types=tuple(labels),
         tile=np.concatenate([found.tile, nowhere]),
         region=np.concatenate([found.region, nowhere]),

@@ -46,6 +46,8 @@ class Canvas:
     def __init__(self, viewer: Any, controller: Controller) -> None:
         self.viewer, self.controller = viewer, controller
         self.clicks_ask = False
+        self.edited: Any = None
+        """The last layer in which regions can be edited; it is the user's."""
         self._own: dict[str, Any] = {}
         self._quiet = False
         review, scanning, asking = controller.review, controller.scanning, controller.asking
@@ -62,6 +64,7 @@ class Canvas:
         asking.mapped.connect(self._show_map)
         asking.sampled.connect(self._show_sample)
         asking.sample_selected.connect(self._mark_sample)
+        controller.editing.copied.connect(self._show_copy)
         viewer.mouse_drag_callbacks.append(self._on_mouse)
         viewer.layers.events.removed.connect(self._on_removed)
         viewer.layers.events.inserted.connect(self._on_inserted)
@@ -132,24 +135,21 @@ class Canvas:
         mine = {role: self._own[role] for role in ("places", "hits") if role in self._own}
         seen = {role: (layer.visible, layer.opacity) for role, layer in mine.items()}  # as the user has set them
         self._drop(*(key for key in ("places", "hits", "score", "margin") if key not in known))
-        for role, layer_data in scan_layers(review.result, review.reviewed).items():
+        self._own |= known
+        there = {*known, *(["volume"] if self.volumes() else [])}
+        for role, layer_data in scan_layers(review.result, review.reviewed, besides=there).items():
+            layer = self._add(role, layer_data)
             if role == "volume":
-                if not self.volumes():
-                    layer = self._add(role, layer_data)
-                    self.viewer.layers.move(self.viewer.layers.index(layer), 0)
-            elif role in known:
-                self._own[role] = known[role]
-            else:
-                layer = self._add(role, layer_data)
-                if role in seen:
-                    layer.visible, layer.opacity = seen[role]
+                self.viewer.layers.move(self.viewer.layers.index(layer), 0)
+            elif role in seen:
+                layer.visible, layer.opacity = seen[role]
         missing = missing_source(review.result)
-        if missing is not None and not self.volumes():
+        shape = tuple(review.result.manifest["volume"]["shape"])
+        if missing is not None and not any(_shape(layer) == shape for layer in self.volumes()):
             self.controller.said.emit("warning", missing)
         top = len(self.viewer.layers)
         self.viewer.layers.move(self.viewer.layers.index(self._own["hits"]), top)
         self._own["hits"].selected_data.events.items_changed.connect(self._on_points_selected)
-        self._recolour()
 
     def _recolour(self) -> None:
         from napari.utils.colormaps import DirectLabelColormap
@@ -189,6 +189,12 @@ class Canvas:
         if review.found is not None and len(review.selection) == 1:
             z, y, x = review.found.hits.positions[review.selection[0]]
             self.look_at((float(z), float(y), float(x)))
+
+    def _show_copy(self, described: LayerData) -> None:
+        from napari.layers import Layer
+
+        self.edited = self.viewer.add_layer(Layer.create(*described))
+        self.edited.selected_label = len(self.controller.review.places.hits) + 1  # the brush makes a new region
 
     # ------------------------------------------------------------ a running scan
 
@@ -396,6 +402,10 @@ def _handler(action: Callable[[], Any]) -> Callable[[Any], None]:
         action()
 
     return handle
+
+
+def _shape(layer: Any) -> tuple[int, ...]:
+    return tuple((layer.data[0] if layer.multiscale else layer.data).shape)
 
 
 def _among(layer: Any, layers: Any) -> bool:

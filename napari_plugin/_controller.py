@@ -1,5 +1,6 @@
 """All that the plugin knows and does, without Qt and without napari: widgets show it and hand clicks on."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ from cryoscan.errors import CryoscanError
 from napari_plugin import _tasks
 from napari_plugin._asking import Asking
 from napari_plugin._background import Background, StoppedError
-from napari_plugin._editing import Drawn
+from napari_plugin._editing import Editing
 from napari_plugin._review import Review
 from napari_plugin._scanning import Scanning
+
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Controller:
@@ -34,9 +37,11 @@ class Controller:
         self.scanning = Scanning(self._scans)
         self.asking = Asking(self._answers)
         self.review = Review()
+        self.editing = Editing(self._answers, self.review)
         self.scanning.finished.connect(self.open_scan)
         self.scanning.warned.connect(lambda text: self.said.emit("warning", text))
-        for part in (self.scanning, self.asking, self.review):
+        self.editing.said.connect(self.said.emit)
+        for part in (self.scanning, self.asking, self.review, self.editing):
             part.failed.connect(self.complain)
 
     def poll(self) -> None:
@@ -53,6 +58,7 @@ class Controller:
         """End the processes; a running scan stops cleanly and can be gone on with."""
         self._scans.close()
         self._answers.close()
+        self.editing.close()
 
     def open_scan(self, path: Path) -> None:
         """Look at a finished scan; the regions of its places are painted, if they were not yet."""
@@ -99,40 +105,6 @@ class Controller:
             on_error=self.complain,
         )
 
-    def redraw(self, drawn: Drawn) -> None:
-        """Let the answer of the scan follow what was painted, erased, merged and split."""
-        review = self.review
-        if review.result is None:
-            return
-        path = review.result.path
-        if not len(drawn.voxels):
-            self.said.emit("info", "The regions are those of the scan already: nothing was changed in the layer.")
-            return
-
-        def event(what: Any) -> None:
-            from cryoscan.scan import Journal
-            from cryoscan.workflows import Redrawn
-
-            if not isinstance(what, Redrawn):
-                return
-            if review.result is None or review.result.path != path:  # another scan was opened meanwhile
-                Journal(path / "journal.jsonl").add("labels", what.positions, note=what.note)
-            elif review.note_labels(what.note, what.positions):
-                self.said.emit("info", "Hits, counts and exports follow the edited regions now; U undoes it.")
-
-        self._answers.run(
-            _tasks.redraw,
-            path,
-            review.datedb,
-            drawn.voxels,
-            drawn.numbers,
-            drawn.hits,
-            drawn.names,
-            on_event=event,
-            on_error=self.complain,
-            kind="redraw",
-        )
-
     def add_to_datedb(self, target: Path) -> None:
         """Make the accepted hits entries of a database of the user's."""
         from cryoscan.datedb import Entry
@@ -172,5 +144,8 @@ class Controller:
         if isinstance(error, CryoscanError):
             text = str(error)
             self.said.emit("error", text[:1].upper() + text[1:])
+        elif isinstance(error, OSError) and error.strerror:
+            hint = "Choose a folder that you may write to, or copy the scan to one." if error.errno in _CLOSED else ""
+            self.said.emit("error", f"{error.filename or 'A file'}: {error.strerror}. {hint}".strip())
         else:
             self.said.emit("error", f"Something unexpected: {type(error).__name__}: {error}")

@@ -1,6 +1,6 @@
 """What napari can open, and whether a path holds a density, labels, both, or a scan."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from cryoscan.io import VolumeFile
     from cryoscan.redrawn import Reviewed
     from cryoscan.scan import ScanResult
+
+
+UNSAFE = "diamond"
+"""Symbol of a hit whose label sharpening changed."""
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str], list[LayerData]] | None:
@@ -73,7 +77,9 @@ def read_scan(path: str) -> list[LayerData]:
     return list(scan_layers(open_scan(Path(path))).values())
 
 
-def scan_layers(result: "ScanResult", now: "Reviewed | None" = None) -> dict[str, LayerData]:
+def scan_layers(
+    result: "ScanResult", now: "Reviewed | None" = None, *, besides: Set[str] = frozenset()
+) -> dict[str, LayerData]:
     """The layers of a scan by what they are: volume, score, margin, places and hits, as far as they exist.
 
     Parameters
@@ -81,6 +87,8 @@ def scan_layers(result: "ScanResult", now: "Reviewed | None" = None) -> dict[str
     result : ScanResult
     now : Reviewed, optional
         What people did to it, where that is known already.
+    besides : set of str
+        Those that are there already, and need not be described: to find the contrast of a volume, it is read.
     """
     from cryoscan.io import VolumeFile
     from cryoscan.redrawn import reviewed
@@ -88,10 +96,12 @@ def scan_layers(result: "ScanResult", now: "Reviewed | None" = None) -> dict[str
     name = result.path.stem
     layers: dict[str, LayerData] = {}
     source = result.manifest["source"]
-    if source is not None and missing_source(result) is None:
+    if "volume" not in besides and source is not None and missing_source(result) is None:
         layers["volume"] = _with_file(volume_layer, VolumeFile.from_json(source), name)
     limits = {"score": (0.4, 1.0), "margin": (0.0, 0.2)}
     for kind, bounds in limits.items():
+        if kind in besides:
+            continue
         lattice = getattr(result, kind)
         visible = kind == "score" and not result.is_complete
         layers[kind] = _of_scan(
@@ -102,10 +112,10 @@ def scan_layers(result: "ScanResult", now: "Reviewed | None" = None) -> dict[str
     now = now or reviewed(result)
     painted = now.numbers is not None or now.lattice is not None
     drawn = None if now.redrawing is None else now.redrawing.path.name
-    layers["places"] = _of_scan(result, "places", _places_layer(now), numbers=painted, drawn=drawn)
-    data, settings, kind = hits_layer(now.found.hits, name=f"{name} hits", diameter=12.0)
-    settings |= {"border_width": 0.1, "shown": now.places.kept}
-    layers["hits"] = _of_scan(result, "hits", (data, settings, kind), drawn=drawn)
+    if "places" not in besides:
+        layers["places"] = _of_scan(result, "places", _places_layer(now), numbers=painted, drawn=drawn)
+    if "hits" not in besides:
+        layers["hits"] = _of_scan(result, "hits", _hits_layer(now), drawn=drawn)
     return layers
 
 
@@ -144,6 +154,19 @@ def _places_layer(now: "Reviewed") -> LayerData:
     if "colormap" in settings:
         settings["colormap"][None] = (0.0, 0.0, 0.0, 0.0)  # places without a name
     return data, {**settings, "opacity": 0.7}, kind
+
+
+def _hits_layer(now: "Reviewed") -> LayerData:
+    """All places as points; shown are those that are hits."""
+    data, settings, kind = hits_layer(now.found.hits, name=f"{now.result.path.stem} hits", diameter=12.0)
+    settings |= {"border_width": 0.1, "shown": now.places.kept}
+    if now.found.changed is not None:
+        settings["symbol"] = np.where(now.found.changed, UNSAFE, "disc")
+        settings["features"] = settings["features"].assign(
+            without_sharpening=["" if plain is None else f"{plain[1]} {plain[2]}" for plain in now.found.plain or ()],
+            changed_by_sharpening=now.found.changed,
+        )
+    return data, settings, kind
 
 
 def _with_file(layer: Any, file: "VolumeFile", name: str) -> LayerData:

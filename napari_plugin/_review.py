@@ -1,5 +1,6 @@
 """A finished scan as people look at it: which places are shown and named, what was changed, what is selected."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ _PALER = 0.55
 
 @dataclass(frozen=True, slots=True)
 class TypeRow:
-    """A line of the legend."""
+    """A line of the legend; hits are unsafe where sharpening changed their label."""
 
     scheme: str
     type: str
@@ -43,13 +44,14 @@ class TypeRow:
     colour: tuple[int, int, int]
     count: int
     visible: bool
+    unsafe: int
 
 
 class Review:
     """The state of a scan under review; every change of it ends in `changed`."""
 
     opened = Signal()
-    """Another scan, or none."""
+    """Another scan, or other regions; `changed` follows."""
     changed = Signal()
     """Thresholds, corrections, or what is visible."""
     selected = Signal()
@@ -179,9 +181,13 @@ class Review:
         for scheme, type_, name in zip(hits.schemes, hits.types, hits.names, strict=True):
             counts[scheme, type_] = counts.get((scheme, type_), 0) + 1
             names[scheme, type_] = name
+        unsafe = self.places.hits.select(self.places.kept & self.unsafe)
+        doubted = Counter(zip(unsafe.schemes, unsafe.types, strict=True))
         rows = [
-            TypeRow(s, t, names[s, t], LabelClass(names[s, t], t, s).colour, count, (s, t) not in self.hidden)
-            for (s, t), count in counts.items()
+            TypeRow(
+                s, t, names[s, t], LabelClass(names[s, t], t, s).colour, n, (s, t) not in self.hidden, doubted[s, t]
+            )
+            for (s, t), n in counts.items()
         ]
         return sorted(rows, key=lambda row: (-row.count, row.type))
 
@@ -214,6 +220,28 @@ class Review:
         """Which places have a vector in the scan, `n` bool; new regions that were drawn by hand have none."""
         assert self.found is not None
         return np.asarray(self.found.tile >= 0)
+
+    @property
+    def sharpened(self) -> bool:
+        """Whether the scan sharpened its volume."""
+        return self.found is not None and self.found.changed is not None
+
+    @property
+    def unsafe(self) -> np.ndarray:
+        """Which places have another label, or one or none only, because the scan sharpened; `n` bool."""
+        assert self.found is not None
+        return np.zeros(len(self.found), bool) if self.found.changed is None else self.found.changed
+
+    def without_sharpening(self, place: int) -> str:
+        """A sentence about what a place is called in the volume as it is; empty where the scan did not ask."""
+        drawn = () if self.redrawing is None else [region.number - 1 for region in self.redrawing.regions]
+        if self.found is None or self.found.plain is None or place in drawn:
+            return ""
+        if not self.unsafe[place]:
+            return "Without sharpening the label is the same."
+        plain = self.found.plain[place]
+        like = "nothing" if plain is None else f"{plain[1]} {plain[2]} (cosine {plain[3]:.3f})"
+        return f"⚠ Sharpening changed this label: without it the place looks most like {like}. Neither answer is safe."
 
     def sureness(self) -> np.ndarray:
         """How sure the names are, 0 … 1, `n`: their confidence, or else their cosine."""

@@ -18,6 +18,7 @@ from cryoscan.io import VolumeFile
 from cryoscan.labels import LabelClass, LabelMap
 from cryoscan.units import Angstrom, Box, Vector
 from cryoscan.volume import Volume
+from napari_plugin._copies import PlanesCompared, Renumbered, differences, mapped, write_copy
 from napari_plugin._sources import Painted
 
 if TYPE_CHECKING:
@@ -319,21 +320,38 @@ def export(path: Path, what: Mapping[str, Any]) -> list[str]:
     return [str(file) for file in export_scan(open_scan(path), **what).files]
 
 
+def copy_regions(path: Path, kept: np.ndarray, file: Path) -> None:
+    """Copy the regions of some places of a scan to a file, for the viewer to edit."""
+    from cryoscan.redrawn import reviewed
+    from cryoscan.scan import open_scan
+
+    numbers = reviewed(open_scan(path)).numbers
+    assert numbers is not None
+    write_copy(numbers, kept, file)
+
+
 def redraw(
-    path: Path,
-    datedb: Path | None,
-    voxels: np.ndarray,
-    numbers: np.ndarray,
-    hits: frozenset[int],
-    names: Mapping[int, LabelClass],
-) -> "Iterator[RegionsScored | Redrawn]":
-    """Give voxels of a scan to other regions, and name those; see `redraw_regions`."""
+    path: Path, datedb: Path | None, file: Path, known: frozenset[int], names: Mapping[int, LabelClass]
+) -> "Iterator[PlanesCompared | Renumbered | RegionsScored | Redrawn]":
+    """Let a scan follow an edited copy of its regions, and name those that changed; see `redraw_regions`."""
+    from cryoscan.redrawn import reviewed
     from cryoscan.scan import open_scan
     from cryoscan.workflows import redraw_regions
 
-    db, embedder = _database(datedb)
     result = open_scan(path)
-    yield from redraw_regions(result, voxels, numbers, datedb=db, embedder=embedder, hits=hits, names=names)
+    now = reviewed(result)
+    assert now.numbers is not None
+    for event in differences(mapped(file, now.numbers.shape), now.numbers, len(now.found), known):
+        if isinstance(event, PlanesCompared):
+            yield event
+            continue
+        yield Renumbered.of(event)
+        if len(event.voxels):
+            db, embedder = _database(datedb)
+            hits, called = known | set(event.new), {n: names[old] for n, old in event.new.items() if old in names}
+            yield from redraw_regions(
+                result, event.voxels, event.numbers, datedb=db, embedder=embedder, hits=hits, names=called
+            )
 
 
 def add_to_datedb(path: Path, datedb: Path | None, regions: "Sequence[tuple[Entry, int]]", target: Path) -> str:

@@ -165,13 +165,19 @@ class ScanPlan:
         """Whether the volume resolves what the database needs, or the user does not mind."""
         return self.preflight.can_identify or self.config.ignore_resolution
 
+    @property
+    def active_share(self) -> float:
+        """Share of the tiles that are looked at."""
+        return len(self.active) / max(1, len(self.tiling))
+
     def disk_bytes(self) -> int:
         """Upper bound of what the scan writes."""
         points = len(self.active) * int(np.prod(self.tiling.core))
         per_point = 8 + 8 * self.config.candidates + (self.embedder.dim if self.config.keep_embeddings else 0)
-        share = len(self.active) / max(1, len(self.tiling))
-        labels = int(np.prod(self.volume.shape)) * share * (2 + 4) * 8 / 7  # types, instances, their pyramids
-        sharpened = 0 if self.sharpening is None else self.sharpening.disk_bytes(self.volume) * share
+        labels = (
+            int(np.prod(self.volume.shape)) * self.active_share * (2 + 4) * 8 / 7
+        )  # types, instances, their pyramids
+        sharpened = 0 if self.sharpening is None else self.sharpening.disk_bytes(self.volume) * self.active_share
         return int(points * per_point + labels + sharpened)
 
     def memory_bytes(self, *, workers: int = 1) -> int:
@@ -231,7 +237,7 @@ class ScanPlan:
         empty = len(self.tiling) - len(self.active)
         skipped = f", {empty:,} of them empty" if empty else ""
         time_needed = [] if speed is None else [f"time       {speed.describe(self, workers=workers)}"]
-        network = [] if self.sharpening is None else [f"sharpened  by {self.sharpening.weights.name}, tile by tile"]
+        network = [] if self.sharpening is None else [f"sharpened  {self._sharpening_costs(workers, speed)}"]
         return [
             f"volume     {z} × {y} × {x} voxels of {self.volume.voxel_size:g} Å (z, y, x)",
             f"windows    {points:,} of {self.embedder.window * self.embedder.voxel_size:g} Å every {step:g} Å, "
@@ -244,6 +250,16 @@ class ScanPlan:
             *time_needed,
             *(f"warning    {warning}" for warning in self.preflight.warnings),
         ]
+
+    def _sharpening_costs(self, workers: int, speed: "Speed | None") -> str:
+        assert self.sharpening is not None
+        disk = self.sharpening.disk_bytes(self.volume) * self.active_share
+        memory = workers * _NOT_GIVEN_BACK * self.sharpening.tile_bytes(self.volume)
+        spent = "" if speed is None else f"{_duration(speed.sharpening * self.active_share / workers)} of the time, "
+        return (
+            f"by {self.sharpening.weights.name}, tile by tile: {spent}{memory / 2**30:.1f} GiB of the memory and "
+            f"{disk / 2**20:.0f} MiB of the disk"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,17 +285,14 @@ class Speed:
 
     def seconds(self, plan: ScanPlan, *, workers: int = 1) -> float:
         """Projected time of the lattice, and of sharpening what it needs."""
-        share = len(plan.active) / max(1, len(plan.tiling))
-        return (self.seconds_per_tile * len(plan.active) + self.sharpening * share) / workers
+        return (self.seconds_per_tile * len(plan.active) + self.sharpening * plan.active_share) / workers
 
     def describe(self, plan: ScanPlan, *, workers: int = 1) -> str:
         """For people."""
-        seconds = self.seconds(plan, workers=workers)
-        scale, unit = next((s, u) for s, u in ((3600, "h"), (60, "min"), (1, "s")) if seconds >= 2 * s or s == 1)
         return (
-            f"about {seconds / scale:.0f} {unit}, from {self.tiles} tiles tried here; {self.occupied:.0%} of the "
-            f"lattice holds density; {'sharpening is included, ' if self.sharpening else ''}naming the places comes "
-            "on top"
+            f"about {_duration(self.seconds(plan, workers=workers))}, from {self.tiles} "
+            f"tile{'s' * (self.tiles != 1)} tried here; {self.occupied:.0%} of the lattice holds density; "
+            f"{'sharpening is included, ' if self.sharpening else ''}naming the places comes on top"
         )
 
 
@@ -442,6 +455,11 @@ def available_memory() -> int:
 
 
 # ---------------------------------------------------------------- private
+
+
+def _duration(seconds: float) -> str:
+    scale, unit = next((s, u) for s, u in ((3600, "h"), (60, "min"), (1, "s")) if seconds >= 2 * s or s == 1)
+    return f"{seconds / scale:.0f} {unit}"
 
 
 def _same_datedb(path: Path, fingerprint: str, config: ScanConfig) -> DateDB:

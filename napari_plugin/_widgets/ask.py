@@ -73,8 +73,12 @@ class AskWidget(Panel):
         self.canvas.clicks_ask = self.click.isChecked()
 
     def _show(self, answer: Answer) -> None:
-        region = answer.region
-        self.verdict.setText(_verdict(region))
+        region, review = answer.region, self.controller.review
+        place, scan = review.place_at(region.centre), ""
+        if place is not None and review.sharpened:  # what is asked here is the volume as it is
+            name = review.places.hits.names[place]
+            scan = f"<br>The scan, of the sharpened volume: {name}. {review.without_sharpening(place)}"
+        self.verdict.setText(f"{_verdict(region)}{scan}")
         fill(self.candidates, ((c.rank, c.type, c.name, c.cosine, c.pdb or c.entry) for c in region.candidates))
         self.candidates.selectRow(0)
 

@@ -7,8 +7,10 @@ from qtpy.QtWidgets import QFileDialog, QLineEdit
 
 from cryoscan.errors import ConfigError
 from napari_plugin._canvas import KEYS
-from napari_plugin._editing import drawn_in, editable_layer, merge, split
+from napari_plugin._editing import merge, split
 from napari_plugin._widgets.parts import LayerChoice, Panel, fill, form, heading, note, table
+
+_BEFORE = "Until then hits, counts and exports are those of the regions before. U takes it back."
 
 
 class CorrectWidget(Panel):
@@ -53,20 +55,32 @@ class CorrectWidget(Panel):
         fields.addRow("Edited labels", self.edited)
         fields.addRow("Merge", self.merged)
         fields.addRow("Split between", self.points)
-        self.row(self.button("Make a copy to edit", "Paint and erase in it with napari's brush", self._copy))
+        copy = self.button(
+            "Make a copy to edit", "Paint and erase in it with napari's brush", self.controller.editing.copy
+        )
+        self.row(copy)
         self.column.addLayout(fields)
         self.row(
-            self.button("Merge", "Make these regions one (Ctrl+Z undoes)", self._merge),
-            self.button("Split", "Split the region that holds the points (Ctrl+Z undoes)", self._split),
+            merging := self.button("Merge", "Make these regions one (Ctrl+Z undoes)", self._merge),
+            splitting := self.button("Split", "Split the region that holds the points (Ctrl+Z undoes)", self._split),
             self.button("Save …", "Write the layer to a file of its own, and a line in the journal", self._ask_save),
         )
-        self.row(self.button("Let hits and exports follow the layer", "Take the edited regions over", self._take_over))
-        self.column.addWidget(
-            note("Until then hits, counts and exports are those of the regions before. U takes it back.")
+        self.take_over = self.button(
+            "Let hits and exports follow the layer", "Take the edited regions over", self._follow
         )
+        self.stop = self.button("Stop", "Leave the scan and its hits as they are", self.controller.editing.stop)
+        self.row(self.take_over, self.stop)
+        self._at_rest = (copy, merging, splitting, self.take_over)
+        self.progress = note(_BEFORE)
+        self.column.addWidget(self.progress)
         keys = ", ".join(f"<b>{key}</b> {what}" for key, what in KEYS.items())
         self.column.addWidget(note(f"Keys over the canvas: {keys}."))
         self.column.addStretch()
+        editing = self.controller.editing
+        self.hear(editing.copied, self._choose_copy)
+        self.hear(editing.progressed, lambda done, total, what: self.progress.setText(f"{done} of {total} {what} …"))
+        self.hear(editing.busy_changed, self._show_busy)
+        self._show_busy(editing.busy)
         self.hear(review.selected, self._show)
         self.hear(review.changed, self._show)
         self._show()
@@ -90,9 +104,11 @@ class CorrectWidget(Panel):
             (place,) = chosen
             z, y, x = hits.positions[place]
             status = review.places.status[place] or ("a hit" if review.places.kept[place] else "below the thresholds")
+            without = review.without_sharpening(place)
             self.selected.setText(
                 f"<b>{hits.types[place]} {hits.names[place]}</b>, {status}<br>place {place + 1} at x {x:.0f}, "
                 f"y {y:.0f}, z {z:.0f} Å; cosine {hits.scores[place]:.3f}, margin {hits.margins[place]:.3f}"
+                + (f"<br>{without}" if without else "")
             )
             fill(self.alternatives, ((t, n, c) for _, t, n, c in review.found.alternatives[place]))
         else:
@@ -114,13 +130,14 @@ class CorrectWidget(Panel):
         if chosen:
             self.controller.add_to_datedb(Path(chosen))
 
-    def _copy(self) -> None:
-        from napari.layers import Layer
+    def _choose_copy(self, _: object) -> None:
+        self.edited.setCurrentIndex(self.edited.findData(self.canvas.edited.name))
 
-        review = self.controller.review
-        layer = self.viewer.add_layer(Layer.create(*editable_layer(review)))
-        layer.selected_label = len(review.places.hits) + 1  # the brush makes a new region
-        self.edited.setCurrentIndex(self.edited.findData(layer.name))
+    def _show_busy(self, busy: bool) -> None:
+        for button in self._at_rest:
+            button.setEnabled(not busy)
+        self.stop.setEnabled(busy)
+        self.progress.setText("Working …" if busy else _BEFORE)
 
     def _edited(self) -> Any:
         layer = self.edited.layer
@@ -144,8 +161,8 @@ class CorrectWidget(Panel):
             )
         self.controller.said.emit("info", split(self._edited(), points, density))
 
-    def _take_over(self) -> None:
-        self.controller.redraw(drawn_in(self._edited(), self.controller.review))
+    def _follow(self) -> None:
+        self.controller.editing.follow(self._edited())
 
     def _ask_save(self) -> None:
         chosen = QFileDialog.getSaveFileName(self, "Save labels", "edited.zarr", "Labels (*.zarr *.mrc)")[0]

@@ -52,7 +52,10 @@ class DomainsWidget(Panel):
         rows = review.legend()
         total = sum(row.count for row in rows)
         painted = "" if review.painted else " Their regions are being painted …"
-        self.summary.setText(f"{review.result.path.name}: {total} hits of {len(rows)} types.{painted}")
+        said = f"{review.result.path.name}: {total} hits of {len(rows)} types.{painted}"
+        if review.sharpened:
+            said += f" {_sharpening(sum(row.unsafe for row in rows), int((review.unsafe & ~review.places.kept).sum()))}"
+        self.summary.setText(said)
         self.legend.blockSignals(True)
         self.legend.setRowCount(len(rows))
         for index, row in enumerate(rows):
@@ -63,9 +66,13 @@ class DomainsWidget(Panel):
             check.setToolTip("Show or hide; double-click a name to show it alone")
             self.legend.setItem(index, 0, check)
             self.legend.setItem(index, 1, swatch(row.colour))
-            for column, text in enumerate((str(row.count), row.type, row.name), start=2):
+            count = f"{row.count} ({row.unsafe} ◆)" if row.unsafe else str(row.count)
+            about = f"{row.scheme} {row.type} {row.name}"
+            if row.unsafe:
+                about += f"; sharpening changed the label of {row.unsafe} of {row.count}"
+            for column, text in enumerate((count, row.type, row.name), start=2):
                 item = QTableWidgetItem(text)
-                item.setToolTip(f"{row.scheme} {row.type} {row.name}")
+                item.setToolTip(about)
                 self.legend.setItem(index, column, item)
         self.legend.blockSignals(False)
 
@@ -86,3 +93,12 @@ class DomainsWidget(Panel):
 
     def _turn(self) -> None:
         self.viewer.dims.ndisplay = 5 - self.viewer.dims.ndisplay
+
+
+def _sharpening(changed: int, lost: int) -> str:
+    """What sharpening did to the labels."""
+    if not changed and not lost:
+        return "The volume was sharpened, which changed none of these labels."
+    said = f"The volume was sharpened, which changed the labels of {changed} of them (◆, diamonds in the volume)"
+    said += f" and took the name of {lost} more places" if lost else ""
+    return f"{said}: there neither answer is safe."

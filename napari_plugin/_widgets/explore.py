@@ -44,6 +44,7 @@ class ExploreWidget(Panel):
         self.hear(self.controller.asking.sample_selected, self._mark)
         self.hear(self.controller.review.selected, self._mark)
         self.hear(self.controller.review.opened, self._clear)
+        self.hear(self.controller.asking.failed, self._show_failure)
 
     def _compute(self) -> None:
         review, asking = self.controller.review, self.controller.asking
@@ -81,6 +82,10 @@ class ExploreWidget(Panel):
             f"{len(sample.plane)} points of the lattice, chosen at random, in the colours of what they look like most. "
             "Draw around some to see them alone, around none to see all."
         )
+
+    def _show_failure(self, _: object) -> None:
+        if self.said.text().startswith(("Comparing", "Looking")):
+            self.said.setText("It did not work; see the message.")
 
     def _clear(self) -> None:
         self.controller.asking.forget_sample()

@@ -82,6 +82,7 @@ class IdentifyWidget(Panel):
         self.hear(asking.segmented, self._show_segments)
         self.hear(asking.progressed, self._show_progress)
         self.hear(asking.mapped, self._show_map)
+        self.hear(asking.failed, self._show_failure)
 
     def _regions(self) -> list[Any]:
         return [layer for layer in self.viewer.layers if type(layer).__name__ in ("Labels", "Shapes")]
@@ -106,10 +107,9 @@ class IdentifyWidget(Panel):
     def _segment_fresh(self) -> None:
         """With the threshold that the map itself suggests."""
         self._live = False
+        file, resolution = self._file(), number(self.resolution)
         self.said.setText("Segmenting …")
-        self.controller.asking.segment(
-            self._file(), threshold=None, step=None, steps=self.steps.value(), resolution=number(self.resolution)
-        )
+        self.controller.asking.segment(file, threshold=None, step=None, steps=self.steps.value(), resolution=resolution)
 
     def _on_changed(self, *_: object) -> None:
         if self._live:
@@ -135,9 +135,11 @@ class IdentifyWidget(Panel):
 
     def _name_map(self) -> None:
         threshold = self.threshold.value() if self._live else None
+        file = self._file()
         self.bar.setRange(0, 0)
+        self.said.setText("Naming the parts of the map …")
         self.controller.asking.name_map(
-            self._file(), threshold=threshold, step=None, steps=self.steps.value(), resolution=number(self.resolution)
+            file, threshold=threshold, step=None, steps=self.steps.value(), resolution=number(self.resolution)
         )
 
     def _show_progress(self, done: int, total: int) -> None:
@@ -156,6 +158,12 @@ class IdentifyWidget(Panel):
             type_, cosine = (best.type, best.cosine) if best else ("", 0.0)
             rows.append((region.id, round(region.mass_kDa), type_, name, cosine))
         fill(self.parts, rows)
+
+    def _show_failure(self, _: object) -> None:
+        if self.bar.maximum() == 0:  # busy
+            self.bar.setRange(0, 1)
+        if self.said.text().endswith("…"):
+            self.said.setText("It did not work; see the message.")
 
     def _go(self, row: int, _: int) -> None:
         if self._answer is not None:

@@ -1,5 +1,6 @@
 """An annotator's day in the real window, from opening a volume to opening what was exported; see test_viewer.py."""
 
+import json
 import shutil
 import sys
 import time
@@ -23,7 +24,7 @@ class Clock:
     def __init__(self):
         self.longest = 0.0
 
-    def until(self, condition, *, seconds=90):
+    def until(self, condition, *, seconds=240):
         if condition():
             return self.longest
         loop, timer = QEventLoop(), QTimer()
@@ -229,6 +230,38 @@ def test_a_volume_that_is_none_is_refused_in_plain_words(window, tmp_path, toy_f
     assert "a number" in heard[-1][1]
 
 
+def test_a_scan_whose_volume_moved_says_so_until_the_volume_is_open(window, toy_folder, tmp_path):
+    viewer, _, session, heard = window
+    path = tmp_path / "scene.scan"
+    shutil.copytree(toy_folder / "scene.scan", path)
+    content = json.loads((path / "manifest.json").read_text())
+    content["source"]["path"] = str(tmp_path / "moved.mrc")
+    (path / "manifest.json").write_text(json.dumps(content))
+    viewer.add_image(np.zeros((5, 6, 7), np.float32), name="another volume")
+    viewer.open(path, plugin="cryoscan")
+    assert session.canvas.layer("hits") is not None
+    (said,) = [text for kind, text in heard if kind == "warning"]
+    assert "not where it was" in said
+    assert "Open it from where it is now" in said
+    viewer.open(toy_folder / "scene.mrc", plugin="cryoscan")
+    session.controller.open_scan(path)
+    assert len([kind for kind, _ in heard if kind == "warning"]) == 1
+
+
+def test_what_fails_does_not_look_busy_for_ever(window, toy_folder, tmp_path):
+    viewer, pages, session, heard = window
+    shutil.copy(toy_folder / "scene.mrc", tmp_path / "scene.mrc")
+    viewer.open(tmp_path / "scene.mrc", plugin="cryoscan")
+    identify = pages.pages["Identify"]
+    session.controller.asking.datedb = tmp_path / "nowhere.datedb"
+    identify._name_map()
+    assert identify.bar.maximum() == 0
+    Clock().until(lambda: heard)
+    assert heard[-1][0] == "error"
+    assert identify.bar.maximum() == 1
+    assert "did not work" in identify.said.text()
+
+
 def test_regions_that_are_drawn_are_where_they_were_drawn(make_napari_viewer, toy_folder):
     viewer = make_napari_viewer()
     (layer,) = viewer.open(toy_folder / "scene.mrc", plugin="cryoscan")
@@ -272,6 +305,56 @@ def test_a_region_an_outline_or_a_file_says_where_to_scan(window, toy_folder, tm
     assert scan.request().config.scheme == "SCOPe"
 
 
+def test_sharpening_is_asked_for_and_what_it_changed_is_seen(window, toy_folder, sharpened_scan, tmp_path):
+    viewer, pages, session, heard = window
+    clock, scan = Clock(), pages.pages["Scan"]
+    shutil.copy(toy_folder / "scene.mrc", tmp_path / "scene.mrc")
+    viewer.open(tmp_path / "scene.mrc", plugin="cryoscan")
+    fill_in(scan, toy_folder, "")
+    assert not scan.enhance.isChecked()
+    assert not scan.request().config.enhance
+    assert scan.request().output == tmp_path / "scene.scan"
+    assert "naming does not gain" in scan.enhance.toolTip()
+    scan.enhance.click()
+    assert scan.request().config.enhance
+    assert scan.request().output == tmp_path / "scene-sharpened.scan"
+    scan.look.click()
+    clock.until(lambda: scan.facts.rowCount())
+    facts = {scan.facts.item(row, 0).text(): scan.facts.item(row, 1).text() for row in range(scan.facts.rowCount())}
+    assert "of the time" in facts["sharpened"]
+    scan.resolution.setText("9")
+    scan.look.click()
+    clock.until(lambda: "4 to 8" in scan.warnings.text())
+
+    # a scan of the volume as it is does not pass for one of the sharpened volume
+    scan.resolution.setText("6.2")
+    scan.output.set_path(toy_folder / "scene.scan")
+    scan.start.click()
+    clock.until(lambda: session.controller.scanning.state == "failed")
+    assert "enhance" in heard[-1][1]
+    scan.enhance.click()
+    scan.start.click()
+    assert "finished already" in heard[-1][1]
+
+    viewer.open(sharpened_scan, plugin="cryoscan")
+    review, hits = session.controller.review, session.canvas.layer("hits")
+    assert [str(symbol) for symbol in hits.symbol] == ["disc", "diamond", *["disc"] * 4]
+    assert hits.features["changed_by_sharpening"].tolist() == [False, True, False, False, False, False]
+    assert hits.features["without_sharpening"][1] == "1.10.2.10 shell"
+    domains, correct, ask = (pages.pages[name] for name in ("Domains", "Correct", "Ask"))
+    assert "changed the labels of 1 of them" in domains.summary.text()
+    counts = [domains.legend.item(row, 2).text() for row in range(domains.legend.rowCount())]
+    assert sorted(counts) == ["2", "2", "2 (1 ◆)"]
+    review.select([1])
+    assert "Neither answer is safe" in correct.selected.text()
+    session.controller.asking.datedb = toy_folder / "toy.datedb"
+    session.canvas.ask(tuple(hits.data[1]))
+    clock.until(lambda: session.controller.asking.answer is not None)
+    assert "Neither answer is safe" in ask.verdict.text()
+    review.select([0])
+    assert "the label is the same" in correct.selected.text()
+
+
 def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
     viewer, pages, session, heard = window
     session.controller.asking.datedb = toy_folder / "toy.datedb"
@@ -279,8 +362,15 @@ def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
     assert session.controller.review.result is not None
     assert [layer.name for layer in viewer.layers].count("scene hits") == 1
     correct = pages.pages["Correct"]
-    correct._copy()
+    assert not correct.stop.isEnabled()
+    session.controller.editing.copy()
+    assert correct.stop.isEnabled()
+    assert not correct.take_over.isEnabled()
+    clock = Clock()
+    clock.until(lambda: correct.edited.layer is not None)
     layer = correct.edited.layer
+    assert isinstance(layer.data, np.memmap)  # what the other process sees, too
+    assert [one.name for one in viewer.layers].count(layer.name) == 1
     before = np.asarray(layer.data).copy()
     assert set(np.unique(before)) == set(range(7))
     correct.merged.setText("1, 2")
@@ -302,10 +392,11 @@ def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
     assert session.controller.review.journal.changes[-1].what == "labels"
 
     # hits and points follow the layer, and the key for undoing brings the old ones back
-    review, clock = session.controller.review, Clock()
+    review = session.controller.review
     edited = np.asarray(layer.data).copy()
     assert layer.selected_label == 7
-    correct._take_over()
+    correct.take_over.click()
+    assert not layer.editable
     clock.until(lambda: review.redrawing is not None)
     places, hits = session.canvas.layer("places"), session.canvas.layer("hits")
     np.testing.assert_array_equal(np.asarray(places.data[0] if places.multiscale else places.data), edited)
@@ -359,7 +450,7 @@ def test_labels_of_lattice_points_follow_thresholds_and_corrections_too(window, 
     clock.until(lambda: any("Written" in text for _, text in heard))
     np.testing.assert_array_equal(open_labels(tmp_path / "l.zarr").labels(), drawn())
     assert not [text for kind, text in heard if kind == "error"]
-    pages.pages["Correct"].doing(pages.pages["Correct"]._copy)()
+    pages.pages["Correct"].doing(session.controller.editing.copy)()
     assert "points of its lattice" in heard[-1][1]
 
 

@@ -1,5 +1,7 @@
 """A volume, a database and a scan that the plug-in's tests share: six shapes of three types, named in a second."""
 
+import dataclasses
+import json
 import os
 import shutil
 import time
@@ -35,6 +37,21 @@ def toy_folder(tmp_path_factory):
     for _ in _tasks.paint(folder / "scene.scan", folder / "toy.datedb"):
         pass
     return folder
+
+
+@pytest.fixture(scope="session")
+def sharpened_scan(toy_folder, tmp_path_factory):
+    """A scan that sharpened the toy volume, which changed the label of its second place."""
+    path = tmp_path_factory.mktemp("sharpened") / "sharp.scan"
+    for _ in _tasks.scan(dataclasses.replace(_request(toy_folder, enhance=True), output=path)):
+        pass
+    for _ in _tasks.paint(path, toy_folder / "toy.datedb"):
+        pass
+    found = json.loads((path / "found.json").read_text())
+    assert found["changed"] == [False] * 6  # the network leaves these shapes what they are
+    found["changed"][1], found["plain"][1] = True, ["CATH", "1.10.2.10", "shell", 0.875]
+    (path / "found.json").write_text(json.dumps(found))
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +106,7 @@ def processes():
 def until():
     """Call a controller's `poll` until something is true, as the viewer's clock does."""
 
-    def wait(controller, condition, *, seconds=60):
+    def wait(controller, condition, *, seconds=240):
         end = time.monotonic() + seconds
         while not condition():
             controller.poll()

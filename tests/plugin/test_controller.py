@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from cryoscan.scan import Journal, open_scan, read_found
 from napari_plugin import _tasks
 from napari_plugin._asking import links
 from napari_plugin._controller import Controller
-from napari_plugin._editing import drawn_in, editable_layer
 from napari_plugin._sources import mask_of
 
 
@@ -151,6 +151,29 @@ def test_a_datedb_of_another_embedder_is_refused(controller, request_for, until,
     until(controller, lambda: controller.heard)
     assert "embedder that wrote the DateDB" in controller.heard[-1][1]
     assert controller.scanning.state == "idle"
+
+
+def test_sharpening_says_what_it_costs_and_when_it_is_not_made_for_the_volume(controller, request_for, until):
+    looks = []
+    controller.scanning.looked.connect(looks.append)
+    for settings in ({}, {"enhance": True}, {"enhance": True, "resolution_A": 9.0}):
+        controller.scanning.look(request_for(**settings))
+        before = len(looks)
+        until(controller, lambda: len(looks) > before)  # noqa: B023
+    plain, sharp, coarse = looks
+    assert "sharpened" not in dict(plain.facts)
+    for what in ("of the time", "GiB of the memory", "MiB of the disk"):
+        assert what in dict(sharp.facts)["sharpened"]
+    assert "sharpening is included" in dict(sharp.facts)["time"]
+    assert not any("4 to 8" in warning for warning in (*plain.warnings, *sharp.warnings))
+    assert any("4 to 8" in warning for warning in coarse.warnings)
+    request = request_for(enhance=True)
+    controller.scanning.start(request)
+    until(controller, lambda: controller.scanning.state == "done")
+    assert open_scan(request.output).provenance.config["enhance"]
+    assert controller.review.sharpened
+    assert not controller.review.unsafe.any()
+    assert controller.review.without_sharpening(0) == "Without sharpening the label is the same."
 
 
 # ---------------------------------------------------------------- asking
@@ -305,7 +328,9 @@ def test_corrections_are_written_down_and_undone(reviewing):
 
 
 class Edited:
-    """The layer that `editable_layer` describes, as napari makes it."""
+    """The layer that is described by `Editing.copied`, as napari makes it."""
+
+    editable = True
 
     def __init__(self, described):
         self.data, settings, _ = described
@@ -316,19 +341,52 @@ class Edited:
         self.data[voxels] = value
 
 
-def test_the_answer_follows_what_was_drawn_until_it_is_undone(reviewing, until, tmp_path):
+@pytest.fixture
+def copied(until):
+    """A copy to edit of the scan that a controller has open."""
+
+    def make(controller):
+        made = []
+        controller.editing.copied.connect(made.append)
+        controller.editing.copy()
+        until(controller, lambda: made or controller.heard)
+        return Edited(made[0])
+
+    return make
+
+
+@pytest.fixture
+def followed(until):
+    """Let the open scan follow a layer; gives what was said."""
+
+    def follow(controller, layer):
+        before = len(controller.heard)
+        controller.editing.follow(layer)
+        assert not layer.editable
+        until(controller, lambda: not controller.busy)
+        assert layer.editable
+        assert not controller.editing.busy
+        return [text for _, text in controller.heard[before:]]
+
+    return follow
+
+
+def test_the_answer_follows_what_was_drawn_until_it_is_undone(reviewing, copied, followed, until, tmp_path):
     review, opened = reviewing.review, []
     review.select([1])
     review.reject()  # place 2 is not in the copy, and what is painted there is new
-    layer = Edited(editable_layer(review))
+    layer = copied(reviewing)
     review.opened.connect(lambda: opened.append(1))
     before = np.asarray(review.numbers.data[:, :, :])
-    reviewing.redraw(drawn_in(layer, review))
-    assert "nothing was changed" in reviewing.heard[-1][1]
+    np.testing.assert_array_equal(layer.data, np.where(before == 2, 0, before))
+    assert "nothing was changed" in followed(reviewing, layer)[-1]
     layer.data[layer.data == 3] = 1
     layer.data[before == 2] = 2  # another region, for all that the layer knows
-    reviewing.redraw(drawn_in(layer, review))
-    until(reviewing, lambda: review.redrawing is not None)
+    steps = []
+    reviewing.editing.progressed.connect(lambda *step: steps.append(step))
+    followed(reviewing, layer)
+    assert review.redrawing is not None
+    assert steps == [(41, 41, "planes compared"), (1, 2, "regions named"), (2, 2, "regions named")]
     assert opened
     assert set(np.unique(layer.data)) == {0, 1, 4, 5, 6, 7}
     assert review.places.kept.tolist() == [True, False, False, True, True, True, True]
@@ -336,7 +394,7 @@ def test_the_answer_follows_what_was_drawn_until_it_is_undone(reviewing, until, 
     assert review.colours()[7][3] > 0
     assert review.places.hits.types[6] == review._scanned.hits.types[1]  # it looks like what it is
     np.testing.assert_array_equal(np.asarray(review.numbers.data[:, :, :]) > 0, before > 0)
-    assert not len(drawn_in(layer, review).voxels)
+    assert "nothing was changed" in followed(reviewing, layer)[-1]
     reviewing.export(hits=tmp_path / "h.csv", labels=tmp_path / "l.zarr")
     until(reviewing, lambda: any("Written" in text for _, text in reviewing.heard))
     assert len((tmp_path / "h.csv").read_text().splitlines()) == 6
@@ -352,19 +410,86 @@ def test_the_answer_follows_what_was_drawn_until_it_is_undone(reviewing, until, 
     assert len(review.places.hits) == 6
     assert review.selection == ()
     np.testing.assert_array_equal(review.numbers.data[:, :, :], before)
-    layer.data[layer.data == 4] = 0
-    reviewing.redraw(drawn_in(layer, review))
-    until(reviewing, lambda: review.redrawing is not None)
+    layer.data = np.where(layer.data == 4, 0, layer.data)  # as another plug-in may do: an array of its own
+    followed(reviewing, layer)
     assert review.places.kept.tolist() == [True, False, False, False, True, True, True]
     review.tune(min_score=1.0)
     assert np.flatnonzero(review.places.kept).tolist() == [0, 6]
 
 
-def test_only_a_copy_of_the_open_scan_is_taken_over(reviewing):
-    layer = Edited(editable_layer(reviewing.review))
+def test_what_sharpening_changed_is_said_also_after_a_drawing(
+    controller, sharpened_scan, toy_folder, copied, followed, tmp_path
+):
+    review = controller.review
+    shutil.copytree(sharpened_scan, tmp_path / "sharp.scan")
+    controller.open_scan(toy_folder / "scene.scan")
+    assert not review.sharpened
+    assert review.without_sharpening(1) == ""
+    assert [row.unsafe for row in review.legend()] == [0, 0, 0]
+    controller.open_scan(tmp_path / "sharp.scan")
+    assert np.flatnonzero(review.unsafe).tolist() == [1]
+    own = review.places.hits.types[1]
+    assert {row.type: row.unsafe for row in review.legend()}[own] == sum(row.unsafe for row in review.legend()) == 1
+    assert "1.10.2.10 shell (cosine 0.875). Neither answer is safe" in review.without_sharpening(1)
+    layer = copied(controller)
+    layer.data[layer.data == 3] = 7
+    layer.data[layer.data == 4] = 0
+    followed(controller, layer)
+    assert review.unsafe.tolist() == [False, True, False, False, False, False, False]
+    assert review.without_sharpening(6) == ""  # nobody asked what it would be called then
+    assert "Neither" in review.without_sharpening(1)
+    layer.data[layer.data == 2] = 1
+    followed(controller, layer)
+    assert not review.unsafe.any()
+    assert review.without_sharpening(0) == ""
+
+
+def test_only_a_copy_of_the_open_scan_is_taken_over(reviewing, copied):
+    layer = copied(reviewing)
     layer.metadata["cryoscan edited"]["scan"] = "another.scan"
     with pytest.raises(GeometryError, match="Make a copy"):
-        drawn_in(layer, reviewing.review)
+        reviewing.editing.follow(layer)
+    assert layer.editable
+
+
+def test_a_comparison_can_be_stopped_and_leaves_the_scan_as_it_was(reviewing, copied, until):
+    layer = copied(reviewing)
+    layer.data[layer.data == 3] = 1
+    busy = []
+    reviewing.editing.busy_changed.connect(busy.append)
+    reviewing.editing.follow(layer)
+    with pytest.raises(GeometryError, match="one copy at a time"):
+        reviewing.editing.copy()
+    reviewing.editing.stop()
+    until(reviewing, lambda: not reviewing.editing.busy)
+    assert busy == [True, False]
+    assert layer.editable
+    assert "as it was" in reviewing.heard[-1][1]
+    assert reviewing.review.redrawing is None
+    assert not reviewing.review.journal.changes
+
+
+def test_closing_ends_a_comparison_and_removes_the_copies(folder, copied):
+    closing = Controller()
+    closing.heard = []
+    closing.open_scan(folder / "scene.scan")
+    layer = copied(closing)
+    copy = Path(layer.metadata["cryoscan edited"]["file"])
+    assert copy.stat().st_size == 4 * layer.data.size
+    layer.data[layer.data == 3] = 1
+    closing.editing.follow(layer)
+    closing.close()
+    assert not copy.parent.exists()
+    assert not Journal(folder / "scene.scan" / "journal.jsonl").changes
+
+
+def test_no_room_for_a_copy_is_said(reviewing, monkeypatch, until, folder):
+    file = folder / "gone" / "1.raw"
+    monkeypatch.setattr(reviewing.editing, "_new_file", lambda: file)
+    reviewing.editing.copy()
+    until(reviewing, lambda: reviewing.heard)
+    assert "TMPDIR" in reviewing.heard[-1][1]
+    assert not reviewing.editing.busy
 
 
 def test_a_drawing_that_is_lost_leaves_the_scans_own_regions_and_is_said_once(reviewing, folder):
@@ -422,6 +547,16 @@ def test_a_read_only_scan_says_so_and_changes_nothing(reviewing, monkeypatch):
     reviewing.review.reject()
     assert reviewing.review.shown[0]
     assert "Copy the scan" in reviewing.heard[-1][1]
+
+
+def test_what_the_system_refuses_is_said_without_its_jargon(controller):
+    controller.complain(PermissionError(13, "Permission denied", "/archive/a.scan/edited"))
+    controller.complain(OSError(30, "Read-only file system", "/archive/a.scan"))
+    controller.complain(OSError(28, "No space left on device"))
+    closed, read_only, full = (text for _, text in controller.heard)
+    assert closed.startswith("/archive/a.scan/edited: Permission denied. Choose a folder that you may write to")
+    assert "may write to" in read_only
+    assert full == "A file: No space left on device."
 
 
 def test_regions_are_painted_where_they_were_not_yet(controller, folder, until):

@@ -1,0 +1,71 @@
+"""A copy of a scan's regions that two processes share, and what differs in it."""
+
+import numpy as np
+import pytest
+
+from cryoscan import LabelMap, Volume
+from cryoscan.errors import ResourceError
+from cryoscan.io import open_labels, write_labels
+from napari_plugin._copies import Drawn, PlanesCompared, Renumbered, differences, mapped, write_copy
+
+PLACES = 9
+KEPT = np.array([True, False, True, True, True, False, True, True, True])  # numbers 2 and 6 are not copied
+
+
+@pytest.fixture
+def numbers(tmp_path, rng):
+    """Numbers of nine places, from the disk; more than one slab of planes, and the last one is short."""
+    data = rng.integers(0, PLACES + 1, size=(131, 17, 23)).astype(np.uint16)
+    write_labels(LabelMap(Volume(data, 3.1, (-31.5, 12.25, 407.125)), {}), tmp_path / "numbers.zarr")
+    return open_labels(tmp_path / "numbers.zarr").volume
+
+
+@pytest.fixture
+def copy(numbers, tmp_path):
+    write_copy(numbers, KEPT, tmp_path / "1.raw")
+    return mapped(tmp_path / "1.raw", numbers.shape, writable=True)
+
+
+def drawn_in(copy, numbers, known):
+    *steps, drawn = differences(copy, numbers, PLACES, known)
+    assert [step.done for step in steps] == [64, 128, 131]
+    assert all(isinstance(step, PlanesCompared) and step.total == 131 for step in steps)
+    assert isinstance(drawn, Drawn)
+    return drawn
+
+
+def test_a_copy_holds_what_is_kept_and_is_seen_by_whoever_maps_it(numbers, copy, tmp_path):
+    data = np.asarray(numbers.data[:, :, :])
+    np.testing.assert_array_equal(copy, np.where(np.isin(data, (2, 6)), 0, data))
+    copy[100, 3, 5] = 77
+    assert mapped(tmp_path / "1.raw", numbers.shape)[100, 3, 5] == 77
+
+
+def test_only_what_was_changed_differs_and_new_regions_get_the_next_numbers(numbers, copy):
+    known = set((np.flatnonzero(KEPT) + 1).tolist())
+    assert not len(drawn_in(copy, numbers, known).voxels)
+    before, edited = np.asarray(copy).copy(), np.asarray(copy).copy()
+    edited[60:70, 4, 5:9] = 0
+    edited[before == 3] = 1
+    edited[5, :3] = 2  # new, for all that the layer knows
+    edited[130, 16] = PLACES + 1  # new as well, and the number that the one before will have
+    copy[:] = edited
+    drawn = drawn_in(copy, numbers, known)
+    assert drawn.new == {PLACES + 1: 2, PLACES + 2: PLACES + 1}
+    np.testing.assert_array_equal(drawn.voxels, np.flatnonzero(edited != before))
+    wanted = np.where(edited == PLACES + 1, PLACES + 2, np.where(edited == 2, PLACES + 1, edited))
+    np.testing.assert_array_equal(drawn.numbers, wanted.ravel()[drawn.voxels])
+    told = Renumbered.of(drawn)
+    assert told.changed == len(drawn.voxels)
+    for number, (old, voxels) in told.new.items():
+        np.testing.assert_array_equal(voxels, np.flatnonzero(edited == old))
+        copy.flat[voxels] = number
+    again = drawn_in(copy, numbers, known)  # what has its number keeps it
+    assert set(again.new) == set(again.new.values()) == {PLACES + 1, PLACES + 2}
+    np.testing.assert_array_equal(again.numbers, drawn.numbers)
+
+
+def test_no_room_for_a_copy_is_said_and_leaves_nothing(numbers, tmp_path):
+    with pytest.raises(ResourceError, match="TMPDIR"):
+        write_copy(numbers, KEPT, tmp_path / "missing" / "1.raw")
+    assert not (tmp_path / "missing").exists()
