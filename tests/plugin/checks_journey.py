@@ -24,7 +24,7 @@ class Clock:
     def __init__(self):
         self.longest = 0.0
 
-    def until(self, condition, *, seconds=240):
+    def until(self, condition, *, seconds=90):
         if condition():
             return self.longest
         loop, timer = QEventLoop(), QTimer()

@@ -106,7 +106,7 @@ def processes():
 def until():
     """Call a controller's `poll` until something is true, as the viewer's clock does."""
 
-    def wait(controller, condition, *, seconds=240):
+    def wait(controller, condition, *, seconds=60):
         end = time.monotonic() + seconds
         while not condition():
             controller.poll()
