@@ -59,6 +59,7 @@ class Background:
         self._running: Job | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._to: Connection | None = None
+        self._stops: Connection | None = None
         self._said: queue.SimpleQueue[tuple[int, str, Any]] = queue.SimpleQueue()
         self._listener: threading.Thread | None = None
         self._numbers = itertools.count(1)
@@ -113,7 +114,8 @@ class Background:
         if job in self._waiting:
             self._waiting.remove(job)
             job.on_error(_stopped())
-        elif job is self._running and self._process is not None:
+        elif job is self._running and self._process is not None and self._stops is not None:
+            self._stops.send(job.number)  # it may not have begun yet, and would not mind the signal
             self._process.send_signal(signal.SIGINT)
 
     def close(self) -> None:
@@ -149,20 +151,21 @@ class Background:
     def _connection(self) -> Connection:
         if self._to is None:
             commands, to = os.pipe()
+            stops, stop = os.pipe()
             answers, back = os.pipe()
             complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the listener
-            start = f"from napari_plugin._background import work; work({commands}, {back})"
+            start = f"from napari_plugin._background import work; work({commands}, {stops}, {back})"
             self._process = subprocess.Popen(
                 [sys.executable, "-c", start],
-                pass_fds=(commands, back),
+                pass_fds=(commands, stops, back),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=complaints,
                 start_new_session=True,  # Ctrl-C in the terminal is for the viewer, which then stops us
             )
-            os.close(commands)
-            os.close(back)
-            self._to = Connection(to, readable=False)
+            for theirs in (commands, stops, back):
+                os.close(theirs)
+            self._to, self._stops = Connection(to, readable=False), Connection(stop, readable=False)
             said = self._process, Connection(answers, writable=False), complaints
             self._listener = threading.Thread(target=self._listen, args=said, daemon=True)
             self._listener.start()
@@ -181,9 +184,10 @@ class Background:
         self._said.put((0, "died", f"exit code {process.returncode}{': ' + tail[-1] if tail else ''}"))
 
     def _forget_process(self) -> None:
-        if self._to is not None:
-            self._to.close()
-        self._process, self._to = None, None
+        for pipe in (self._to, self._stops):
+            if pipe is not None:
+                pipe.close()
+        self._process, self._to, self._stops = None, None, None
 
 
 def _death(how: str) -> CryoscanError:
@@ -202,9 +206,14 @@ def _stopped() -> CryoscanError:
 # ---------------------------------------------------------------- the other process
 
 
-def work(commands_from: int, answers_to: int) -> None:
-    """Do what comes in through one pipe, and say what came of it through the other, until the first is closed."""
-    commands, back = Connection(commands_from, writable=False), Connection(answers_to, readable=False)
+def work(commands_from: int, stops_from: int, answers_to: int) -> None:
+    """Do what comes in through one pipe, and say what came of it through the last, until the first is closed.
+
+    Through the second come the numbers of what is to be stopped, each before its signal: a signal that comes while a
+    command is still being read, which imports whatever it needs, stops nothing by itself.
+    """
+    commands, stops = (Connection(pipe, writable=False) for pipe in (commands_from, stops_from))
+    back = Connection(answers_to, readable=False)
     busy = False
 
     def interrupt(*_: object) -> None:
@@ -219,6 +228,9 @@ def work(commands_from: int, answers_to: int) -> None:
             return
         try:
             busy = True
+            while stops.poll():
+                if stops.recv() == number:
+                    raise KeyboardInterrupt
             for what, value in _results(function, arguments):
                 back.send((number, what, value))
             busy = False
