@@ -45,6 +45,7 @@ class Job:
     on_error: Callable[[BaseException], None]
     kind: str = ""
     number: int = field(default=0)
+    stopped: bool = field(default=False, init=False)  # asked to stop
 
 
 class StoppedError(CryoscanError):
@@ -98,7 +99,7 @@ class Background:
                 self._forget_process()
                 if job is not None:
                     self._running = None
-                    job.on_error(_death(value))
+                    job.on_error(_stopped() if job.stopped else _death(value))  # it may not have come to listen
             elif job is None or job.number != number:
                 continue
             elif what == "event":
@@ -115,6 +116,7 @@ class Background:
             self._waiting.remove(job)
             job.on_error(_stopped())
         elif job is self._running and self._process is not None and self._stops is not None:
+            job.stopped = True
             self._stops.send(job.number)  # it may not have begun yet, and would not mind the signal
             self._process.send_signal(signal.SIGINT)
 

@@ -150,9 +150,9 @@ def with_strangers_reach(db: DateDB) -> DateDB:
     sequence cluster or its PDB entry. What is known already stays. A database without shapes, or of too few types
     to say what is usual, is returned as it is.
     """
-    by_shape, shapes = db.by_shape, db.shapes
+    shapes = db.shapes
     types = sorted({(entry.scheme, entry.type): entry for entry in reversed(db.entries)}.items())
-    if by_shape is None or shapes is None or len(types) < _FEWEST_STRANGERS:
+    if shapes is None or len(types) < _FEWEST_STRANGERS:
         return db
     asking = [types[place][1] for place in np.linspace(0, len(types) - 1, _STRANGERS).astype(int)]
     asking = list({entry.row: entry for entry in asking}.values())
@@ -162,11 +162,14 @@ def with_strangers_reach(db: DateDB) -> DateDB:
     if len(unknown) == 0:
         return db
     related = _related(db, asking)[:, unknown]
+    rows = np.concatenate([unknown, [entry.row for entry in asking]])
+    banks = {bank: vectors[rows] for bank, vectors in db.banks.items()}
+    compared = replace(db, entries=(), banks=banks, shapes=shapes.take(rows)).by_shape  # a few, if a few were added
+    assert compared is not None
     found = usual.copy()
     for place, bank in enumerate(finest_first):
-        vectors = by_shape.banks[bank]
-        similarity = Matcher(vectors[unknown]).similarities(vectors[[entry.row for entry in asking]])
-        found[place, unknown] = strangers_reach(similarity, related)
+        theirs, ours = np.split(compared.banks[bank], [len(unknown)])
+        found[place, unknown] = strangers_reach(Matcher(theirs).similarities(ours), related)
     return replace(db, shapes=replace(shapes, usual=found))
 
 

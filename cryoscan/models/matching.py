@@ -252,7 +252,7 @@ def strangers_reach(similarity: np.ndarray, related: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     similarity : float array, `q n`
-        Of some queries, by a `Matcher` that takes nothing off.
+        Of some queries, by a `Matcher` that knows nothing of strangers.
     related : bool array, `q n`
         Which queries are no strangers to an entry, and do not count for it.
 

@@ -138,16 +138,18 @@ class Shapes:
         parts = []
         for start in range(0, len(windows), _BATCH):
             banks = [_tensor(of_bank[start : start + _BATCH]) for of_bank in (windows, *coarser)]
-            density, _ = _packed(banks[0], banks[0])
-            around, largest = _packed(envelope(banks[0]), envelope(banks[0]))
-            signed = [_packed(secondary.signed(x), x, steps=_LEVELS / _COARSER)[0] for x in banks if secondary]
+            densities, around = [_expanded(x_BZYX) for x_BZYX in banks], _expanded(envelope(banks[0]))
+            signed = np.zeros((0, *around.shape), np.int8)
+            if secondary is not None:
+                seen = [_expanded(secondary.signed(x_BZYX)) for x_BZYX in banks]
+                signed = np.stack([_packed(s, d, _LEVELS / _COARSER) for s, d in zip(seen, densities, strict=True)])
             parts.append(
                 cls(
-                    density=density,
-                    signed=np.stack(signed or [density])[: len(signed)],
-                    envelope=around,
-                    scale=largest / np.float32(_LEVELS),
-                    usual=np.zeros((0, len(density)), np.float32),
+                    density=_packed(densities[0], densities[0], _LEVELS),
+                    signed=signed,
+                    envelope=_packed(around, around, _LEVELS),
+                    scale=(_largest(around)[:, 0] / _LEVELS).astype(np.float32),
+                    usual=np.zeros((0, len(around)), np.float32),
                 )
             )
         return cls.joined(parts)
@@ -214,13 +216,18 @@ def _tensor(windows: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(windows, np.float32))
 
 
-def _packed(
-    x_BZYX: torch.Tensor, beside_BZYX: torch.Tensor, *, steps: float = _LEVELS
-) -> tuple[np.ndarray, np.ndarray]:
-    """Harmonics in steps of the largest of those of another density, int8 `b 972`; and that one, `b` float32."""
-    c_BD, beside_BD = (harmonics().expand(x).flatten(1).numpy() for x in (x_BZYX, beside_BZYX))
-    largest = np.abs(beside_BD).max(axis=1).clip(min=1e-12)
-    return np.rint(c_BD / largest[:, None] * steps).clip(-127, 127).astype(np.int8), largest.astype(np.float32)
+def _expanded(x_BZYX: torch.Tensor) -> np.ndarray:
+    c_BD: np.ndarray = harmonics().expand(x_BZYX).flatten(1).numpy()
+    return c_BD
+
+
+def _packed(c_BD: np.ndarray, measure_BD: np.ndarray, steps: float) -> np.ndarray:
+    """Harmonics as whole steps, of which so many make up the largest of the harmonics that they are measured by."""
+    return np.rint(c_BD / _largest(measure_BD) * steps).clip(-127, 127).astype(np.int8)
+
+
+def _largest(c_BD: np.ndarray) -> np.ndarray:
+    return np.abs(c_BD).max(axis=1, keepdims=True).clip(min=1e-12)
 
 
 def _blurred(vectors: np.ndarray, sigma: float) -> np.ndarray:

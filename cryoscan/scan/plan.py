@@ -174,9 +174,8 @@ class ScanPlan:
         """Upper bound of what the scan writes."""
         points = len(self.active) * int(np.prod(self.tiling.core))
         per_point = 8 + 8 * self.config.candidates + (self.embedder.dim if self.config.keep_embeddings else 0)
-        labels = (
-            int(np.prod(self.volume.shape)) * self.active_share * (2 + 4) * 8 / 7
-        )  # types, instances, their pyramids
+        # types, instances, their pyramids
+        labels = int(np.prod(self.volume.shape)) * self.active_share * (2 + 4) * 8 / 7
         sharpened = 0 if self.sharpening is None else self.sharpening.disk_bytes(self.volume) * self.active_share
         return int(points * per_point + labels + sharpened)
 

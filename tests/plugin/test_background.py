@@ -72,6 +72,13 @@ def test_work_is_stopped_and_the_next_is_done(background):
     assert after.results == [2]
 
 
+def test_work_that_is_stopped_before_its_process_listens_says_so(background):
+    early = Heard()
+    background.stop(background.run(time.sleep, 60, **early.about))
+    settle(background)
+    assert isinstance(early.errors[0], StoppedError)
+
+
 def test_of_several_that_wait_only_the_last_of_a_kind_is_done(background):
     first, dropped, last = Heard(), Heard(), Heard()
     background.run(time.sleep, 0.3, **first.about)
