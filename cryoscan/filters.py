@@ -100,10 +100,11 @@ def _filtered(data: np.ndarray, response: Callable[[np.ndarray], np.ndarray], vo
 
 
 def _along_axes(matrices: list[np.ndarray], data: np.ndarray) -> np.ndarray:
-    """Multiply each axis of `data` by its matrix (`out in`)."""
-    data = data @ matrices[2].T
-    data = np.matmul(matrices[1], data)
-    return np.ascontiguousarray(np.tensordot(matrices[0], data, axes=(1, 0)), np.float32)
+    """Multiply each axis of `data` by its matrix (`out in`); NaN and infinity make NaN of what they take part in."""
+    with np.errstate(invalid="ignore"):  # infinity times 0
+        data = data @ matrices[2].T
+        data = np.matmul(matrices[1], data)
+        return np.ascontiguousarray(np.tensordot(matrices[0], data, axes=(1, 0)), np.float32)
 
 
 def _dirichlet_matrix(size: int, places: np.ndarray, *, cutoff: float) -> np.ndarray:

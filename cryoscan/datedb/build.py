@@ -27,7 +27,7 @@ from cryoscan.models.checkpoint import Tower, load_network
 from cryoscan.models.matching import Matcher, strangers_reach
 from cryoscan.models.residues import Residues, residues_of
 from cryoscan.models.secondary import SecondaryNet, shipped_secondary
-from cryoscan.models.shape import ShapeEmbedder, Shapes
+from cryoscan.models.shape import ShapeEmbedder, Shapes, in_company
 from cryoscan.provenance import Provenance, fingerprint_file
 from cryoscan.simulate import atoms_from_trace, density, is_trace
 from cryoscan.structure import Structure
@@ -146,9 +146,9 @@ def with_structures(
 def with_strangers_reach(db: DateDB) -> DateDB:
     """A database that knows what strangers usually reach with each entry (`cryoscan.models.matching`).
 
-    One entry of each of some types asks for all others; relatives of what asks do not count: entries of its type, its
-    sequence cluster or its PDB entry. What is known already stays. A database without shapes, or of too few types
-    to say what is usual, is returned as it is.
+    One entry of each of some types asks for all others, alone and with two others beside it; relatives of what asks
+    do not count: entries of its type, its sequence cluster or its PDB entry. What is known already stays. A database
+    without shapes, or of too few types to say what is usual, is returned as it is.
     """
     shapes = db.shapes
     types = sorted({(entry.scheme, entry.type): entry for entry in reversed(db.entries)}.items())
@@ -157,8 +157,8 @@ def with_strangers_reach(db: DateDB) -> DateDB:
     asking = [types[place][1] for place in np.linspace(0, len(types) - 1, _STRANGERS).astype(int)]
     asking = list({entry.row: entry for entry in asking}.values())
     finest_first = sorted(db.banks)
-    usual = shapes.usual if len(shapes.usual) else np.full((len(finest_first), len(shapes)), np.nan, np.float32)
-    unknown = np.flatnonzero(np.isnan(usual).any(axis=0))
+    usual = shapes.usual if len(shapes.usual) else np.full((len(finest_first), 2, len(shapes)), np.nan, np.float16)
+    unknown = np.flatnonzero(np.isnan(usual).any(axis=(0, 1)))
     if len(unknown) == 0:
         return db
     related = _related(db, asking)[:, unknown]
@@ -168,8 +168,11 @@ def with_strangers_reach(db: DateDB) -> DateDB:
     assert compared is not None
     found = usual.copy()
     for place, bank in enumerate(finest_first):
-        theirs, ours = np.split(compared.banks[bank], [len(unknown)])
-        found[place, unknown] = strangers_reach(Matcher(theirs).similarities(ours), related)
+        theirs, alone = np.split(compared.banks[bank], [len(unknown)])
+        matcher = Matcher(theirs)
+        crowd = in_company(alone, shapes.take(rows[len(unknown) :]).envelopes(db.bank_blur(bank)))
+        for row, ours in enumerate((alone, crowd)):
+            found[place, row][unknown] = strangers_reach(matcher.similarities(ours), related)
     return replace(db, shapes=replace(shapes, usual=found))
 
 

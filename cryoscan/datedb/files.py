@@ -190,7 +190,7 @@ def _read_shapes(path: Path, fingerprint: str) -> "Shapes":
     with (path / "shapes.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
         arrays = {name: np.ascontiguousarray(_turned(stored[name])) for name in stored.files}
         arrays.setdefault("signed", arrays["density"][None][:0])
-        arrays.setdefault("usual", arrays["scale"][None][:0])
+        arrays.setdefault("usual", np.zeros((0, 2, len(arrays["scale"])), np.float16))
         shapes = Shapes(**arrays)
     if fingerprint_arrays(_shape_arrays(shapes).values()) != fingerprint:
         raise FormatError(

@@ -187,7 +187,9 @@ class DateDB:
         embedder = ShapeEmbedder(float(self.embedder["voxel_size_A"]), secondary=secondary_of(self))
         about = {**self.embedder, "kind": "ShapeEmbedder", "fingerprint": embedder.fingerprint, "dim": embedder.dim}
         finest_first = sorted(self.banks)
-        banks = {bank: self.shapes.densities(self._blur(bank), bank=finest_first.index(bank)) for bank in self.banks}
+        banks = {
+            bank: self.shapes.densities(self.bank_blur(bank), bank=finest_first.index(bank)) for bank in self.banks
+        }
         return replace(self, banks=banks, embedder=about, calibration=self.shape_calibration, matched=True)
 
     def entry(self, id_: str) -> Entry:
@@ -580,11 +582,11 @@ class DateDB:
             shapes = self.shapes.take(used)
             usual = shapes.usual[sorted(self.banks).index(bank)] if len(shapes.usual) else None
             self._matchers[bank, device] = Matcher(
-                self.banks[bank][used], shapes.envelopes(self._blur(bank)), usual=usual, device=device
+                self.banks[bank][used], shapes.envelopes(self.bank_blur(bank)), usual=usual, device=device
             )
         return self._matchers[bank, device], place
 
-    def _blur(self, bank: float) -> float:
+    def bank_blur(self, bank: float) -> float:
         """Width in voxels of the Gaussian that takes the finest bank to another's resolution."""
         sigma = SIGMA_PER_RESOLUTION * float(np.sqrt(bank**2 - min(self.banks) ** 2))
         return sigma / float(self.embedder["voxel_size_A"])

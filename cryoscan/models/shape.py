@@ -17,10 +17,15 @@ from cryoscan.models.secondary import SecondaryNet
 from cryoscan.provenance import fingerprint_json
 from cryoscan.units import Angstrom, Voxels
 
-_VERSION = 2  # raise when the definition changes: old databases are then refused
+_VERSION = 3  # raise when the definition changes: old databases are then refused
 _BATCH = 64
 _LEVELS = 63  # mean cosine to the harmonics themselves .999; twice as many take a fifth more space
 _COARSER = 2  # steps of the second layer in those of the first
+_SECOND = 0.84
+"""Strength of the second layer beside the first. At 1 clean densities are named as well, but noisy ones worse; at
+.7 what has uncut neighbours is (decision 17)."""
+_FAR_OUTSIDE = 0.1  # of an envelope
+_TOUCHING = 0.03  # share of the smaller of two envelopes that may lie in the other
 
 
 class ShapeEmbedder:
@@ -78,7 +83,7 @@ class ShapeEmbedder:
             if self.contour > 0:
                 spread = x_BZYX.flatten(1).std(dim=1, correction=0)[:, None, None, None]
                 x_BZYX = torch.relu(x_BZYX - self.contour * spread)
-            layers = [x_BZYX] if self._secondary is None else [x_BZYX, self._secondary.signed(x_BZYX)]
+            layers = [x_BZYX] if self._secondary is None else [x_BZYX, _SECOND * self._secondary.signed(x_BZYX)]
             c_BD = torch.cat([harmonics(str(self.device)).expand(layer).flatten(1) for layer in layers], dim=1)
             parts.append(c_BD.cpu().numpy())
         return unit_rows(np.concatenate(parts))
@@ -106,9 +111,9 @@ class Shapes:
         Harmonics of its envelope, see `envelope`.
     scale : float32 array, `n`
         What `envelope` is to be multiplied with.
-    usual : float32 array, `banks n`
-        What strangers reach with each, see `cryoscan.models.matching`; NaN where nobody has measured it, without banks
-        if it is known of none.
+    usual : float16 array, `banks 2 n`
+        What strangers reach with each, alone and in company, see `cryoscan.models.matching`; NaN where nobody has
+        measured it, without banks if it is known of none.
     """
 
     density: np.ndarray
@@ -149,7 +154,7 @@ class Shapes:
                     signed=signed,
                     envelope=_packed(around, around, _LEVELS),
                     scale=(_largest(around)[:, 0] / _LEVELS).astype(np.float32),
-                    usual=np.zeros((0, len(around)), np.float32),
+                    usual=np.zeros((0, 2, len(around)), np.float16),
                 )
             )
         return cls.joined(parts)
@@ -163,13 +168,13 @@ class Shapes:
             signed=np.concatenate([part.signed[:banks] for part in parts], axis=1),
             envelope=np.concatenate([part.envelope for part in parts]),
             scale=np.concatenate([part.scale for part in parts]),
-            usual=np.concatenate([part._usual_or_unknown(most) for part in parts], axis=1),
+            usual=np.concatenate([part._usual_or_unknown(most) for part in parts], axis=2),
         )
 
     def take(self, rows: np.ndarray) -> "Shapes":
         """Some of them."""
         return Shapes(
-            self.density[rows], self.signed[:, rows], self.envelope[rows], self.scale[rows], self.usual[:, rows]
+            self.density[rows], self.signed[:, rows], self.envelope[rows], self.scale[rows], self.usual[..., rows]
         )
 
     @property
@@ -178,7 +183,7 @@ class Shapes:
         return 2 if len(self.signed) else 1
 
     def _usual_or_unknown(self, banks: int) -> np.ndarray:
-        return self.usual if len(self.usual) == banks else np.full((banks, len(self)), np.nan, np.float32)
+        return self.usual if len(self.usual) == banks else np.full((banks, 2, len(self)), np.nan, np.float16)
 
     def densities(self, sigma: float, *, bank: int = 0) -> np.ndarray:
         """Harmonics of all layers, unit rows, `n 972·layers` float32.
@@ -194,7 +199,7 @@ class Shapes:
         if self.layers == 1:
             return unit_rows(density)
         largest = np.abs(density).max(axis=1, keepdims=True)  # what `_packed` divided by, in stored steps
-        signed = self.signed[bank].astype(np.float32) * (_COARSER / _LEVELS * largest)
+        signed = self.signed[bank].astype(np.float32) * (_SECOND * _COARSER / _LEVELS * largest)
         return unit_rows(np.concatenate([density, signed], axis=1))
 
     def envelopes(self, sigma: float) -> np.ndarray:
@@ -210,6 +215,48 @@ def envelope(density_BZYX: torch.Tensor) -> torch.Tensor:
     """
     largest = density_BZYX.amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
     return torch.sigmoid((density_BZYX / largest - 0.05) / 0.02)
+
+
+def in_company(vectors: np.ndarray, envelopes: np.ndarray, *, others: int = 2) -> np.ndarray:
+    """Shapes that others of them touch, as where nothing was cut out; unit rows, `n 972·layers`.
+
+    Parameters
+    ----------
+    vectors : float array, `n 972·layers`
+    envelopes : float array, `n 972`
+    others : int
+        How many come beside each, in random directions, as near as they can without lying in each other.
+    """
+    rng, synthesise = np.random.default_rng(0), harmonics().synthesise
+    layers = vectors.shape[1] // (DEGREES**2 * SHELLS)
+    x_NLZYX = synthesise(_tensor(vectors).reshape(-1, DEGREES**2, SHELLS)).unflatten(0, (-1, layers))
+    m_NZYX = (synthesise(_tensor(envelopes).reshape(-1, DEGREES**2, SHELLS)) - _FAR_OUTSIDE).clamp(0, 1)
+    mean_N = (x_NLZYX[:, 0] * m_NZYX).sum((1, 2, 3)) / m_NZYX.sum((1, 2, 3)).clamp_min(1e-6)
+    x_NLZYX = x_NLZYX / mean_N.clamp_min(1e-6)[:, None, None, None, None]  # all proteins are equally dense
+    together_NLZYX = x_NLZYX.clone()
+    for n in range(len(vectors)):
+        taken_ZYX = m_NZYX[n]
+        for other in rng.integers(len(vectors), size=others):
+            direction = rng.normal(size=3)
+            direction /= np.linalg.norm(direction)
+            for distance in range(2, WINDOW):
+                step = np.rint(distance * direction).astype(int)
+                m_ZYX = _moved(m_NZYX[other], step)
+                if (taken_ZYX * m_ZYX).sum() < _TOUCHING * torch.minimum(taken_ZYX.sum(), m_NZYX[other].sum()):
+                    break
+            taken_ZYX = torch.maximum(taken_ZYX, m_ZYX)
+            together_NLZYX[n] += _moved(x_NLZYX[other], step)
+    c_ND = harmonics().expand(together_NLZYX.flatten(0, 1)).reshape(len(vectors), -1)
+    return unit_rows(c_ND.numpy())
+
+
+def _moved(x_ZYX: torch.Tensor, step: np.ndarray) -> torch.Tensor:
+    """By whole voxels; what leaves the window is gone."""
+    out, edge = torch.zeros_like(x_ZYX), x_ZYX.shape[-1]
+    to = tuple(slice(max(0, s), edge + min(0, s)) for s in step.tolist())
+    of = tuple(slice(max(0, -s), edge - max(0, s)) for s in step.tolist())
+    out[(..., *to)] = x_ZYX[(..., *of)]
+    return out
 
 
 def _tensor(windows: np.ndarray) -> torch.Tensor:

@@ -18,7 +18,7 @@ from cryoscan.models.harmonics import DEGREES, blur_matrices, harmonics, rotatio
 from cryoscan.models.matching import Matcher, strangers_reach
 from cryoscan.models.refinement import refine
 from cryoscan.models.secondary import shipped_secondary
-from cryoscan.models.shape import Shapes, envelope
+from cryoscan.models.shape import Shapes, envelope, in_company
 
 EDGE = 32
 N = 12
@@ -276,7 +276,7 @@ def test_shapes_of_two_layers_are_kept_and_asked_with_the_network_that_saw_them(
     assert found.max(axis=1).min() > 0.98
     # the second layer of the coarser bank is what the network sees there, not what it sees in the sharp density
     seen = shape_embedder.embed(blunt)
-    swapped = replace(layered, signed=layered.signed[::-1]).densities(db._blur(10.0), bank=1)
+    swapped = replace(layered, signed=layered.signed[::-1]).densities(db.bank_blur(10.0), bank=1)
     apart = 1 - (seen * by_shape.banks[10.0]).sum(axis=1)
     assert apart.max() < 0.004
     assert apart.mean() < 0.5 * (1 - (seen * swapped).sum(axis=1)).mean()
@@ -353,16 +353,42 @@ def test_who_fits_everything_gets_less_for_it(shapes: Shapes) -> None:
     vectors = shapes.densities(0.0)
     plain = Matcher(vectors)
     raw = plain.similarities(vectors[:3])
-    assert np.array_equal(raw, Matcher(vectors, usual=np.full(N, np.nan, np.float32)).similarities(vectors[:3]))
-    usual = np.linspace(0.2, 1.0, N).astype(np.float32)
-    usual[5] = np.nan  # nobody has measured it: as usual as the others
+    nothing = np.full((2, N), np.nan, np.float16)
+    assert np.array_equal(raw, Matcher(vectors, usual=nothing).similarities(vectors[:3]))
+    usual = np.stack([np.linspace(0.2, 1.0, N), np.linspace(1.0, 0.2, N)]).astype(np.float32)
+    usual[:, 5] = np.nan  # nobody has measured it: as usual as the others
     found = Matcher(vectors, usual=usual).similarities(vectors[:3])
-    known = usual - np.nanmean(usual)
+    known = usual[0] - np.nanmean(usual[0])  # nothing is near the border of these
     assert (found[:, known > 0.01] < raw[:, known > 0.01]).all()
     assert (found[:, known < -0.01] > raw[:, known < -0.01])[:, 1:].all()
     assert found[:, 5] == pytest.approx(raw[:, 5], abs=1e-5)
     assert np.abs(found).max() <= 1
     assert (found.argmax(axis=1) == np.arange(3)).all()  # what is surely found stays found
+
+
+def test_a_view_that_nothing_was_cut_out_of_is_judged_by_strangers_in_company(shapes: Shapes) -> None:
+    vectors = shapes.densities(0.0)
+    alone, company = np.full(N, 0.5), np.full(N, 0.5)
+    alone[0], company[0] = 1.5, 0.1  # fits whatever was cut out, and hardly anything else
+    matcher = Matcher(vectors, usual=np.stack([alone, company]).astype(np.float32))
+    crowd = in_company(vectors[1:2].repeat(6, axis=0), shapes.envelopes(0.0)[1:2].repeat(6, axis=0), others=4)
+    for query, sign in ((vectors[1:2], -1), (crowd[:1], 1)):
+        change = matcher.similarities(query) - Matcher(vectors).similarities(query)
+        assert np.sign(change[0, 0]) == sign
+
+
+def test_company_touches_and_covers_nothing(shapes: Shapes) -> None:
+    vectors, envelopes = shapes.densities(0.0), shapes.envelopes(0.0)
+    crowded = in_company(vectors, envelopes)
+    assert np.array_equal(crowded, in_company(vectors, envelopes))  # no chance in it
+    assert np.linalg.norm(crowded, axis=1) == pytest.approx(1, abs=1e-5)
+    before, after = (harmonics().synthesise(torch.from_numpy(v).reshape(-1, 81, 12)) for v in (vectors, crowded))
+    middle = harmonics().synthesise(torch.from_numpy(envelopes).reshape(-1, 81, 12)) > 0.5
+    beside = ~middle & (harmonics().synthesise(torch.ones(1, 81, 12)) != 0)
+    for was, now, inside, outside in zip(before, after, middle, beside, strict=True):
+        kept = np.corrcoef(was[inside], now[inside])[0, 1]
+        assert kept > 0.95
+        assert now[outside].clamp_min(0).sum() > 3 * was[outside].clamp_min(0).sum()
 
 
 def test_a_database_measures_what_strangers_reach_of_entries_that_lack_it(tmp_path: Path) -> None:
@@ -377,17 +403,18 @@ def test_a_database_measures_what_strangers_reach_of_entries_that_lack_it(tmp_pa
     assert with_strangers_reach(few) is few  # forty types do not say what is usual
     db = with_strangers_reach(bare)
     assert db.shapes is not None
-    assert db.shapes.usual.shape == (1, count)
+    assert db.shapes.usual.shape == (1, 2, count)
     added = db.with_entries([replace(everyone[-1], row=0)], {6.0: vectors[-1:]}, shapes=shapes.take(np.array([count])))
     assert added.shapes is not None
-    assert np.isnan(added.shapes.usual[0]).tolist() == [False] * count + [True]
+    assert np.isnan(added.shapes.usual).any(axis=(0, 1)).tolist() == [False] * count + [True]
     whole = with_strangers_reach(added).write(tmp_path / "a.datedb")
     assert whole.shapes is not None
-    assert np.array_equal(whole.shapes.usual[:, :-1], db.shapes.usual)  # what is known stays
+    assert np.array_equal(whole.shapes.usual[..., :-1], db.shapes.usual)  # what is known stays
     assert whole.by_shape is not None
     assert added.by_shape is not None
     query = shapes.densities(0.0)[:1]
     before, after = (d.by_shape.similarities(query)[0, count] for d in (added, whole))  # type: ignore[union-attr]
-    excess = whole.shapes.usual[0, count] - db.shapes.usual.mean()
+    usual = whole.shapes.usual[0, 0].astype(np.float32)
+    excess = usual[count] - usual.mean()
     assert abs(excess) > 0.02
     assert (after < before) == (excess > 0)

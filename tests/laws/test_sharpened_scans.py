@@ -264,10 +264,11 @@ def test_the_plan_warns_and_counts_what_sharpening_costs(weights, tmp_path):
     assert open_scan(kept.path).provenance.inputs["enhancer"] == plan.sharpening.fingerprint
 
 
-def test_a_hole_fails_the_tiles_that_see_it_as_without_sharpening_and_the_rest_is_scanned(weights, tmp_path):
+@pytest.mark.parametrize("hole", [np.nan, np.inf])
+def test_a_hole_fails_the_tiles_that_see_it_as_without_sharpening_and_the_rest_is_scanned(weights, tmp_path, hole):
     volume = scene()
     data = volume.load().copy()
-    data[40, 51, 62] = np.nan
+    data[40, 51, 62] = hole
     broken = Volume(data, volume.voxel_size, volume.origin)
     failed = {}
     for enhance in (False, True):
