@@ -13,6 +13,7 @@ from napari_plugin._background import Background, StoppedError
 from napari_plugin._editing import Editing
 from napari_plugin._review import Review
 from napari_plugin._scanning import Scanning
+from napari_plugin._turns import Turns
 
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -21,7 +22,8 @@ class Controller:
     """State and actions of one viewer.
 
     Work that takes longer than a blink happens in two processes: one scans, the other answers
-    questions meanwhile. `poll` brings in what they say; call it often.
+    questions meanwhile. `poll` brings in what they say, and does one piece of what the window's thread
+    must do itself; call it often.
 
     Parameters
     ----------
@@ -37,6 +39,7 @@ class Controller:
         self.scanning = Scanning(self._scans)
         self.asking = Asking(self._answers)
         self.review = Review()
+        self.turns = Turns(self.complain)
         self.editing = Editing(self._answers, self.review)
         self.scanning.finished.connect(self.open_scan)
         self.scanning.warned.connect(lambda text: self.said.emit("warning", text))
@@ -45,17 +48,19 @@ class Controller:
             part.failed.connect(self.complain)
 
     def poll(self) -> None:
-        """Bring in what the processes have said."""
+        """Bring in what the processes have said, and do one piece of what waits for its turn."""
         self._scans.poll()
         self._answers.poll()
+        self.turns.step()
 
     @property
     def busy(self) -> bool:
-        """Whether a process is at work."""
-        return self._scans.busy or self._answers.busy
+        """Whether a process is at work, or something waits for its turn."""
+        return self._scans.busy or self._answers.busy or self.turns.busy
 
     def close(self) -> None:
         """End the processes; a running scan stops cleanly and can be gone on with."""
+        self.turns.clear()
         self._scans.close()
         self._answers.close()
         self.editing.close()
