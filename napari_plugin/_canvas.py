@@ -397,6 +397,10 @@ class Canvas:
 
     def _on_removed(self, event: Any) -> None:
         self._own = {key: layer for key, layer in self._own.items() if layer is not event.value}
+        if self.edited is event.value:
+            self.edited = None
+        if type(event.value).__name__ == "Labels":
+            self.controller.editing.forget(event.value)
 
     def _on_inserted(self, event: Any) -> None:
         """A scan that the reader opened is looked at, and its layers are the canvas's own."""

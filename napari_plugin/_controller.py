@@ -40,7 +40,7 @@ class Controller:
         self.asking = Asking(self._answers)
         self.review = Review()
         self.turns = Turns(self.complain)
-        self.editing = Editing(self._answers, self.review)
+        self.editing = Editing(self._answers, self.review, self.turns)
         self.scanning.finished.connect(self.open_scan)
         self.scanning.warned.connect(lambda text: self.said.emit("warning", text))
         self.editing.said.connect(self.said.emit)

@@ -330,15 +330,42 @@ def test_corrections_are_written_down_and_undone(reviewing):
 class Edited:
     """The layer that is described by `Editing.copied`, as napari makes it."""
 
-    editable = True
+    editable, multiscale, colormap = True, False, None
 
     def __init__(self, described):
-        self.data, settings, _ = described
-        self.name, self.metadata, self.features = settings["name"], settings["metadata"], settings["features"]
-        self.colormap = None
+        self.data, self.settings, _ = described
+        self.name, self.metadata, self.features = (self.settings[k] for k in ("name", "metadata", "features"))
+        self.steps = 0
 
     def data_setitem(self, voxels, value):
+        assert not self.editable
         self.data[voxels] = value
+        self.steps += 1
+
+    def as_layer_data_tuple(self):
+        return self.data, {**self.settings, "features": self.features}, "labels"
+
+    def world_to_data(self, position):
+        return (np.asarray(position) - self.settings["translate"]) / self.settings["scale"]
+
+
+class Points:
+    """A points layer in Å."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def data_to_world(self, point):
+        return point
+
+
+class Density:
+    """An image layer that was opened from a file."""
+
+    name, ndim, metadata = "density", 3, {}
+
+    def __init__(self, path, scale):
+        self.source, self.scale = type("Source", (), {"path": path}), (scale,) * 3
 
 
 @pytest.fixture
@@ -469,12 +496,104 @@ def test_a_comparison_can_be_stopped_and_leaves_the_scan_as_it_was(reviewing, co
     assert not reviewing.review.journal.changes
 
 
+def waits(controller, until):
+    """Until the editing is done; gives what was said."""
+    before = len(controller.heard)
+    assert controller.editing.busy
+    until(controller, lambda: not controller.editing.busy)
+    return [text for _, text in controller.heard[before:]]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_regions_are_merged_split_and_saved_beside_the_window(reviewing, copied, until, folder, tmp_path, shared):
+    editing, layer = reviewing.editing, copied(reviewing)
+    if not shared:
+        layer.data = np.asarray(layer.data).astype(np.int16)  # in memory only, as another plug-in may leave it
+    before, steps = np.array(layer.data), []
+    editing.progressed.connect(lambda *step: steps.append(step))
+    editing.merge(layer, [1, 2])
+    assert not layer.editable
+    with pytest.raises(GeometryError, match="one copy at a time"):
+        editing.split(layer, Points(np.zeros((2, 3))), None)
+    assert waits(reviewing, until) == ["Regions 1, 2 are one now, number 1."]
+    np.testing.assert_array_equal(layer.data, np.where(before == 2, 1, before))
+    assert steps == [(41, 41, "planes searched")]
+    assert layer.steps == 1
+    grid = reviewing.review.numbers
+    where = np.argwhere(before == 3)
+    ends = where[[where[:, 2].argmin(), where[:, 2].argmax()]]
+    editing.split(layer, Points(grid.to_position(ends)), Density(folder / "scene.mrc", grid.voxel_size))
+    assert waits(reviewing, until) == ["Region 3 is split; the new parts are 7."]
+    assert layer.steps == 2
+    np.testing.assert_array_equal(layer.data > 0, before > 0)
+    assert (layer.data[before == 3] == 7).any()
+    editing.save(layer, tmp_path / "edited.zarr")
+    assert waits(reviewing, until) == [f"Written: {tmp_path / 'edited.zarr'}"]
+    saved = open_labels(tmp_path / "edited.zarr")
+    np.testing.assert_array_equal(saved.labels(), layer.data)
+    assert saved.classes[7] == saved.classes[3]
+    assert saved.volume.voxel_size == pytest.approx(grid.voxel_size)
+    np.testing.assert_allclose(saved.volume.origin, grid.origin, atol=1e-6)
+    assert reviewing.review.journal.changes[-1].note == str(tmp_path / "edited.zarr")
+    assert layer.editable
+    assert len(list(editing._folder.iterdir())) == 1  # what was handed over for a while is gone
+    editing.merge(layer, [3, 99])
+    (said,) = waits(reviewing, until)
+    assert "Expected two regions or more; got 3" in said
+    assert layer.editable
+
+
+def test_a_merge_is_stopped_while_it_is_handed_over_and_while_it_is_done(reviewing, copied, until):
+    editing, layer = reviewing.editing, copied(reviewing)
+    before = np.array(layer.data)
+    editing.merge(layer, [1, 2])
+    editing.stop()
+    assert "as it was" in waits(reviewing, until)[-1]
+    layer.data = before.copy()
+    editing.merge(layer, [1, 2])
+    assert reviewing.turns.busy
+    editing.stop()
+    assert not reviewing.busy
+    assert "as it was" in reviewing.heard[-1][1]
+    np.testing.assert_array_equal(layer.data, before)
+    assert layer.steps == 0
+    assert layer.editable
+    assert len(list(editing._folder.iterdir())) == 1
+
+
+def test_a_copy_that_is_removed_leaves_nothing_on_the_disk_and_can_come_back(reviewing, copied, until, folder):
+    editing, layer = reviewing.editing, copied(reviewing)
+    other, before = copied(reviewing), np.array(layer.data)
+    editing.forget(other)
+    assert [path.name for path in editing._folder.iterdir()] == [Path(layer.data.filename).name]
+    editing.merge(layer, [1, 2])
+    editing.forget(layer)  # which ends what is done with it
+    assert "as it was" in waits(reviewing, until)[-1]
+    assert not list(editing._folder.iterdir())
+    np.testing.assert_array_equal(layer.data, before)
+    editing.merge(layer, [1, 2])  # somebody kept it, and added it again
+    assert waits(reviewing, until) == ["Regions 1, 2 are one now, number 1."]
+    np.testing.assert_array_equal(layer.data, np.where(before == 2, 1, before))
+    editing.follow(layer)
+    waits(reviewing, until)
+    np.testing.assert_array_equal(reviewing.review.numbers.data[:, :, :], layer.data)
+
+
+def test_a_layer_that_is_read_from_a_file_is_not_edited(reviewing, copied):
+    layer = copied(reviewing)
+    layer.data, layer.multiscale = [layer.data, layer.data], True
+    with pytest.raises(GeometryError, match="Make a copy to edit"):
+        reviewing.editing.merge(layer, [1, 2])
+    assert layer.editable
+    assert not reviewing.editing.busy
+
+
 def test_closing_ends_a_comparison_and_removes_the_copies(folder, copied):
     closing = Controller()
     closing.heard = []
     closing.open_scan(folder / "scene.scan")
     layer = copied(closing)
-    copy = Path(layer.metadata["cryoscan edited"]["file"])
+    copy = Path(layer.data.filename)
     assert copy.stat().st_size == 4 * layer.data.size
     layer.data[layer.data == 3] = 1
     closing.editing.follow(layer)
