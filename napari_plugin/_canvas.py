@@ -51,12 +51,13 @@ class Canvas:
         """The last layer in which regions can be edited; it is the user's."""
         self._own: dict[str, Any] = {}
         self._seen: dict[str, tuple[bool, float]] = {}  # of layers that come again: whether visible, and how opaque
+        self._leaving: list[Any] = []
         self._quiet = False
         review, scanning, asking = controller.review, controller.scanning, controller.asking
         scanning.begun.connect(self._show_lattice)
         scanning.tile_done.connect(self._refresh_lattice)
         scanning.found.connect(self._show_hits_so_far)
-        scanning.finished.connect(lambda _: self._drop("score so far", "hits so far"))
+        scanning.finished.connect(lambda _: self._retire("score so far", "hits so far"))
         review.opened.connect(self._show_scan)
         review.changed.connect(self._recolour)
         review.selected.connect(self._show_selection)
@@ -76,7 +77,7 @@ class Canvas:
 
     def volumes(self) -> list[Any]:
         """Image layers that may be scanned or asked about."""
-        mine = [layer for key, layer in self._own.items() if key != "volume"]
+        mine = [*self._leaving, *(layer for key, layer in self._own.items() if key != "volume")]
         return [layer for layer in self.viewer.layers if type(layer).__name__ == "Image" and not _among(layer, mine)]
 
     def volume(self) -> Any | None:
@@ -119,16 +120,16 @@ class Canvas:
     # ------------------------------------------------------------ a scan
 
     def _show_scan(self) -> None:
-        """Remove what is not of the scan that is open, and begin to add what is; the rest comes with the next turns."""
+        """Begin to show the scan that is open: what is not of it goes, and what is missing comes, one layer per turn."""
         if self.controller.review.found is None:
             return
-        self._drop("score so far", "hits so far")
         for role in _OF_A_SCAN[1:]:
             layer = self._own.get(role)
             if layer is not None and not self._is_current(role, layer):
                 self._seen[role] = layer.visible, layer.opacity  # as the user has set them
-                self._drop(role)
-        self.controller.turns.take("scan", self._scan_pieces())
+                self._retire(role)
+        self._retire("score so far", "hits so far")
+        self.controller.turns.take("layers that come", self._scan_pieces())
 
     def _scan_pieces(self) -> Iterator[None]:
         """Add the layers that are missing, one per turn."""
@@ -165,7 +166,8 @@ class Canvas:
 
     def _take_over(self, role: str) -> None:
         """Let a layer of the viewer be the one of its role, if there is none yet; the reader may have added it."""
-        layer = next((layer for layer in self.viewer.layers if self._is_current(role, layer)), None)
+        there = (layer for layer in self.viewer.layers if not _among(layer, self._leaving))
+        layer = next((layer for layer in there if self._is_current(role, layer)), None)
         if layer is None or role in self._own:
             return
         self._own[role] = layer
@@ -394,6 +396,21 @@ class Canvas:
             layer = self._own.pop(key, None)
             if layer is not None and _among(layer, self.viewer.layers):
                 self.viewer.layers.remove(layer)
+
+    def _retire(self, *keys: str) -> None:
+        """Remove layers that are nobody's any more, one per turn.
+
+        Where several that were drawn go at once and others come, the drawing of napari 0.9.2 ends the process.
+        """
+        self._leaving += [layer for key in keys if (layer := self._own.pop(key, None)) is not None]
+        self.controller.turns.take("layers that go", self._removals())
+
+    def _removals(self) -> Iterator[None]:
+        while self._leaving:
+            layer = self._leaving.pop()
+            if _among(layer, self.viewer.layers):
+                self.viewer.layers.remove(layer)
+                yield
 
     def _on_removed(self, event: Any) -> None:
         self._own = {key: layer for key, layer in self._own.items() if layer is not event.value}

@@ -44,6 +44,7 @@ class Controller:
         self.scanning.finished.connect(self.open_scan)
         self.scanning.warned.connect(lambda text: self.said.emit("warning", text))
         self.editing.said.connect(self.said.emit)
+        self.review.selected.connect(self._point_at_selected)
         for part in (self.scanning, self.asking, self.review, self.editing):
             part.failed.connect(self.complain)
 
@@ -70,6 +71,8 @@ class Controller:
         if not self.review.open(path):
             return
         self.asking.datedb = self.review.datedb
+        if isinstance(self.asking.this, int):  # a place of the scan before
+            self.asking.this = None
         if not self.review.painted:
             self._answers.run(
                 _tasks.paint,
@@ -79,6 +82,16 @@ class Controller:
                 on_error=self.complain,
                 kind="paint",
             )
+
+    def find_alike(self) -> None:
+        """Ask which places of the scan look like what was pointed at last: a click anywhere, or a hit."""
+        review, this = self.review, self.asking.this
+        if review.found is None or review.result is None:
+            self.said.emit("warning", "There is no scan to look in: scan the volume first.")
+        elif this is None:
+            self.said.emit("warning", "Ask about a place first, or select a hit.")
+        else:
+            self.asking.find_alike(review.result.path, this)
 
     def apply_thresholds(self, output: Path | None = None) -> None:
         """Write labels and hits anew with the tuned thresholds, into the scan itself or into another."""
@@ -141,6 +154,14 @@ class Controller:
             on_done=lambda db: self.said.emit("info", f"{len(regions)} accepted hits are in {target}: {db}"),
             on_error=self.complain,
         )
+
+    def _point_at_selected(self) -> None:
+        review = self.review
+        if not review.selection or review.found is None:
+            return
+        place = review.selection[-1]
+        z, y, x = review.found.hits.positions[place].tolist()
+        self.asking.this = place if review.compared[place] else (z, y, x)  # what was drawn by hand has no vector kept
 
     def complain(self, error: BaseException) -> None:
         """Say in plain words what went wrong."""

@@ -192,6 +192,14 @@ def alike(path: Path, datedb: Path | None, places: Sequence[int]) -> np.ndarray:
     return likeness(open_scan(path), places, datedb=db, embedder=embedder)
 
 
+def alike_at(path: Path, datedb: Path | None, position: Vector) -> np.ndarray:
+    """How alike what is at a position is to all places of a scan, `n`."""
+    from cryoscan.scan import likeness_at, open_scan
+
+    db, embedder = _database(datedb)
+    return likeness_at(open_scan(path), position, datedb=db, embedder=embedder)
+
+
 def projected(path: Path, datedb: Path | None, places: Sequence[int], method: str) -> np.ndarray:
     """Places of a scan in a plane where those that are alike lie close together, `n 2`."""
     from cryoscan.scan import project

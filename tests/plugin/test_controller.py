@@ -13,7 +13,10 @@ from cryoscan.batch import BatchConfig
 from cryoscan.datedb import open_datedb
 from cryoscan.errors import ExistingOutputError, GeometryError
 from cryoscan.io import VolumeFile, open_labels
+from cryoscan.models import InvariantEmbedder
 from cryoscan.scan import Journal, open_scan, read_found
+from cryoscan.scan.places import read_places
+from cryoscan.scan.relabel import plan_again
 from napari_plugin import _tasks
 from napari_plugin._asking import links
 from napari_plugin._controller import Controller
@@ -189,15 +192,41 @@ def test_a_place_is_named_with_what_it_is_and_where(reviewing, toy_folder, until
     np.testing.assert_allclose(answer.region.centre, hits.positions[0], atol=6)
 
 
-def test_more_like_this_puts_its_like_first(reviewing, until):
-    found = []
-    reviewing.asking.alike.connect(found.append)
-    reviewing.asking.find_alike(reviewing.review.result.path, 0)
+def test_more_like_this_is_about_what_was_pointed_at_last(reviewing, toy_folder, until):
+    found, hits, asking = [], reviewing.review.places.hits, reviewing.asking
+    asking.alike.connect(found.append)
+    reviewing.find_alike()
+    assert "Ask about a place first" in reviewing.heard[-1][1]
+    reviewing.review.select([0])
+    assert asking.this == 0
+    reviewing.find_alike()
     until(reviewing, lambda: found)
-    types = np.array(reviewing.review.places.hits.types)
     order = np.argsort(-found[0])
     assert order[0] == 0
-    assert types[order[1]] == types[0]
+    assert hits.types[order[1]] == hits.types[0]
+    beside = tuple(hits.positions[3] + (4.0, -3.0, 2.0))  # a click into a place, not in its middle
+    asking.what_is(VolumeFile(toy_folder / "scene.mrc"), beside, resolution=6.2)
+    reviewing.find_alike()
+    until(reviewing, lambda: len(found) == 2)
+    order = np.argsort(-found[1])
+    assert order[0] == 3
+    assert hits.types[order[1]] == hits.types[3]
+    assert found[1][3] < 1  # it is the click's own vector
+    reviewing.review.select([])
+    assert asking.this == beside
+    asking.this = (-31.5, 12.25, 407.125)
+    reviewing.find_alike()
+    until(reviewing, lambda: "Click into a protein" in reviewing.heard[-1][1])
+
+
+def test_more_like_this_looks_at_what_the_scan_looked_at(sharpened_scan, toy_folder):
+    datedb, result = toy_folder / "toy.datedb", open_scan(sharpened_scan)
+    plan = plan_again(result, datedb=open_datedb(datedb), embedder=InvariantEmbedder(4.0))
+    found = read_found(result)
+    point = read_places(plan, result.path, int(found.tile[2])).point[found.region[2]]
+    position = plan.grid.centres(point) * plan.embedder.voxel_size + plan.volume.origin
+    stored = _tasks.alike(sharpened_scan, datedb, [2])[0]
+    np.testing.assert_allclose(_tasks.alike_at(sharpened_scan, datedb, tuple(position)), stored, atol=1e-5)
 
 
 def test_solvent_is_an_answer_too(reviewing, toy_folder, until):
