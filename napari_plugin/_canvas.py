@@ -120,7 +120,7 @@ class Canvas:
     # ------------------------------------------------------------ a scan
 
     def _show_scan(self) -> None:
-        """Begin to show the scan that is open: what is not of it goes, and what is missing comes, one layer per turn."""
+        """Begin to show the scan that is open: what is not of it goes, what is missing comes, one layer per turn."""
         if self.controller.review.found is None:
             return
         for role in _OF_A_SCAN[1:]:

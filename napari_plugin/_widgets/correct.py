@@ -59,12 +59,13 @@ class CorrectWidget(Panel):
         )
         self.row(copy)
         self.column.addLayout(fields)
+        self.saving = self.button(
+            "Save …", "Write the layer to a file of its own, and a line in the journal", self._ask_save
+        )
         self.row(
             merging := self.button("Merge", "Make these regions one (Ctrl+Z undoes)", self._merge),
             splitting := self.button("Split", "Split the region that holds the points (Ctrl+Z undoes)", self._split),
-            saving := self.button(
-                "Save …", "Write the layer to a file of its own, and a line in the journal", self._ask_save
-            ),
+            self.saving,
         )
         self.take_over = self.button(
             "Let hits and exports follow the layer", "Take the edited regions over", self._follow
@@ -73,7 +74,7 @@ class CorrectWidget(Panel):
             "Stop", "Leave the scan, its hits and the layer as they are", self.controller.editing.stop
         )
         self.row(self.take_over, self.stop)
-        self._at_rest = (copy, merging, splitting, saving, self.take_over)
+        self._at_rest = (copy, merging, splitting, self.saving, self.take_over)
         self.progress = note(_BEFORE)
         self.column.addWidget(self.progress)
         keys = ", ".join(f"<b>{key}</b> {what}" for key, what in KEYS.items())
