@@ -287,7 +287,7 @@ class Editing:
         return self._folder / f"{self._copies}.raw"
 
     def _require_rest(self) -> None:
-        if self._job is not None:
+        if self._busy:
             raise GeometryError(
                 "expected one copy at a time", got="another one at work", hint="Wait until it is done, or stop it."
             )

@@ -1,6 +1,7 @@
 """State and actions without Qt: scanning, asking, reviewing."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -492,12 +493,21 @@ def test_what_sharpening_changed_is_said_also_after_a_drawing(
     layer.data[layer.data == 4] = 0
     followed(controller, layer)
     assert review.unsafe.tolist() == [False, True, False, False, False, False, False]
-    assert review.without_sharpening(6) == ""  # nobody asked what it would be called then
+    assert review.without_sharpening(6) == "Without sharpening the label is the same."
     assert "Neither" in review.without_sharpening(1)
     layer.data[layer.data == 2] = 1
     followed(controller, layer)
     assert not review.unsafe.any()
-    assert review.without_sharpening(0) == ""
+    assert review.without_sharpening(0) == "Without sharpening the label is the same."
+    folder, file = tmp_path / "sharp.scan", tmp_path / "sharp.scan" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["planned"]["sharpening"]["weights"] = str(tmp_path / "gone.safetensors")
+    file.write_text(json.dumps(manifest))
+    controller.open_scan(folder)
+    layer.data[layer.data == 5] = 1
+    followed(controller, layer)
+    assert "looked at without sharpening only, as the network" in review.without_sharpening(0)
+    assert review.without_sharpening(6) == "Without sharpening the label is the same."  # as it was found then
 
 
 def test_only_a_copy_of_the_open_scan_is_taken_over(reviewing, copied):
@@ -531,6 +541,12 @@ def waits(controller, until):
     assert controller.editing.busy
     until(controller, lambda: not controller.editing.busy)
     return [text for _, text in controller.heard[before:]]
+
+
+def is_left_alone(controller, until):
+    """What was being done is stopped, and said to be."""
+    until(controller, lambda: not controller.editing.busy)
+    return controller.heard[-1] == ("info", "Stopped: everything is as it was.")
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -577,13 +593,13 @@ def test_a_merge_is_stopped_while_it_is_handed_over_and_while_it_is_done(reviewi
     before = np.array(layer.data)
     editing.merge(layer, [1, 2])
     editing.stop()
-    assert "as it was" in waits(reviewing, until)[-1]
+    assert is_left_alone(reviewing, until)
     layer.data = before.copy()
     editing.merge(layer, [1, 2])
     assert reviewing.turns.busy
     editing.stop()
     assert not reviewing.busy
-    assert "as it was" in reviewing.heard[-1][1]
+    assert is_left_alone(reviewing, until)
     np.testing.assert_array_equal(layer.data, before)
     assert layer.steps == 0
     assert layer.editable
@@ -597,7 +613,7 @@ def test_a_copy_that_is_removed_leaves_nothing_on_the_disk_and_can_come_back(rev
     assert [path.name for path in editing._folder.iterdir()] == [Path(layer.data.filename).name]
     editing.merge(layer, [1, 2])
     editing.forget(layer)  # which ends what is done with it
-    assert "as it was" in waits(reviewing, until)[-1]
+    assert is_left_alone(reviewing, until)
     assert not list(editing._folder.iterdir())
     np.testing.assert_array_equal(layer.data, before)
     editing.merge(layer, [1, 2])  # somebody kept it, and added it again
