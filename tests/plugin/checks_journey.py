@@ -388,8 +388,8 @@ def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
     assert not correct.saving.isEnabled()
     clock.until(lambda: not session.controller.editing.busy)
     assert not (np.asarray(layer.data) == 2).any()
-    drawn = layer._slice.image.raw
-    np.testing.assert_array_equal(drawn, np.asarray(layer.data)[viewer.dims.current_step[0]])
+    plane = round(layer.world_to_data(viewer.dims.point)[0])
+    np.testing.assert_array_equal(layer._slice.image.raw, np.asarray(layer.data)[plane])  # what is on the screen
     layer.undo()
     np.testing.assert_array_equal(layer.data, before)
     where = np.argwhere(before == 3)
