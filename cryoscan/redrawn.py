@@ -55,6 +55,13 @@ class DrawnRegion:
     confidence : float, optional
     alternatives : tuple
         Scheme, type, name and cosine of what it looks like most, best first.
+    sharpened : bool
+        Whether it was looked at as the scan looks at its places where it sharpens: named in the sharpened volume, and
+        asked about once more in the volume as it is.
+    plain : tuple, optional
+        Scheme, type, name and cosine of what it then looks like as it is; None for nothing.
+    changed : bool
+        Whether the two answers differ; neither is safe then.
     """
 
     number: int
@@ -68,6 +75,9 @@ class DrawnRegion:
     margin: float = 0.0
     confidence: float | None = None
     alternatives: tuple[tuple[str, str, str, float], ...] = ()
+    sharpened: bool = False
+    plain: tuple[str, str, str, float] | None = None
+    changed: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -276,8 +286,17 @@ def _last(result: ScanResult, changes: Sequence[Change]) -> Change | None:
 
 def _region(values: Mapping[str, Any]) -> DrawnRegion:
     z, y, x = values["position"]
-    alternatives = tuple((str(s), str(t), str(n), float(c)) for s, t, n, c in values["alternatives"])
-    return DrawnRegion(**{**values, "position": (float(z), float(y), float(x)), "alternatives": alternatives})
+    alternatives = tuple(_candidate(one) for one in values["alternatives"])
+    plain = (
+        None if values.get("plain") is None else _candidate(values["plain"])
+    )  # drawings of earlier versions say none
+    position = float(z), float(y), float(x)
+    return DrawnRegion(**{**values, "position": position, "alternatives": alternatives, "plain": plain})
+
+
+def _candidate(values: Sequence[Any]) -> tuple[str, str, str, float]:
+    scheme, type_, name, cosine = values
+    return str(scheme), str(type_), str(name), float(cosine)
 
 
 def _extended(found: FoundPlaces, redrawing: Redrawing, hits: Hits) -> FoundPlaces:
@@ -299,9 +318,11 @@ def _extended(found: FoundPlaces, redrawing: Redrawing, hits: Hits) -> FoundPlac
         called[row], entries[row] = LabelClass(region.name, region.type, region.scheme), region.entry
     plain = None if found.plain is None else [*found.plain, *[None] * more]
     changed = None if found.changed is None else np.concatenate([found.changed, np.zeros(more, bool)])
-    for number in (*drawn, *redrawing.erased):  # another region by now, which was not asked about without sharpening
-        if plain is not None and changed is not None:
+    if plain is not None and changed is not None:
+        for number in redrawing.erased:
             plain[number - 1], changed[number - 1] = None, False
+        for number, region in drawn.items():
+            plain[number - 1], changed[number - 1] = region.plain, region.changed
     labels = {key: label for label, key in enumerate(found.types, start=1)}
     keys = [(meaning.scheme, meaning.type or meaning.name) for meaning in called]
     numbers = [labels.setdefault(key, len(labels) + 1) for key in keys]

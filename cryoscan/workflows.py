@@ -35,7 +35,7 @@ from cryoscan.datedb.sources import domains_of_store, names_of_store
 from cryoscan.dock import Docking, dock
 from cryoscan.embedding import Embedder
 from cryoscan.enhance import enhanced
-from cryoscan.errors import FormatError, GeometryError, refuse_existing
+from cryoscan.errors import CryoscanError, FormatError, GeometryError, refuse_existing
 from cryoscan.export import Convention, write_hits
 from cryoscan.hits import Candidate, Region
 from cryoscan.io import VolumeFile, write_labels
@@ -55,6 +55,7 @@ from cryoscan.scan import (
     run_scan,
     write_changes_csv,
 )
+from cryoscan.scan.sharpening import Sharpening
 from cryoscan.segment import STEPS, GroupingTree, best_disjoint, contour_level, grouping_step, segment_map, soft_mask
 from cryoscan.simulate import atoms_from_trace, density, is_trace
 from cryoscan.structure import Structure
@@ -667,7 +668,9 @@ def redraw_regions(
 ) -> Iterator[RegionsScored | Redrawn]:
     """Give voxels of a scanned volume to other regions, and ask what the regions look like now.
 
-    A region keeps its name; a new one without a name gets that of its best candidate, or is unknown.
+    A region keeps its name; a new one without a name gets that of its best candidate, or is unknown. Where the scan
+    sharpened, regions are named in the sharpened volume, and asked about in the volume as it is too, as the scan does
+    with its places; if the network is not at hand any more, in the volume as it is only (`DrawnRegion.sharpened`).
 
     Parameters
     ----------
@@ -709,14 +712,19 @@ def redraw_regions(
     mine = [n for n in sorted(touched - gone) if n > len(now.found) or n in looked_at]
     regions = {region.number: _called_now(region, now) for region in before if region.number not in gone}
     volume = _volume_of(result)
+    sharp = None if volume is None else _sharpened(volume, result, device=str(embedder.device))
     for done, number in enumerate(mine, start=1):
         grid = Volume(painted, now.numbers.voxel_size, now.numbers.origin)
         box = _grown(boxes[number - 1], grid, _ROOM)
         part = grid.crop(box)
         mask = np.asarray(part.data) == number
         meaning = names.get(number) if number > len(now.found) else _meaning(now, number)
-        answer = None if volume is None else _asked(volume.crop(box), number, mask, now, datedb, embedder)
-        regions[number] = _drawn(number, part, mask, meaning, answer)
+        plain, answer = (
+            None if one is None else _asked(one.crop(box).loaded(), number, mask, now, datedb, embedder)
+            for one in (volume, sharp)
+        )
+        region = _drawn(number, part, mask, meaning, plain if sharp is None else answer)
+        regions[number] = region if sharp is None else _with_plain(region, answer, plain)
         yield RegionsScored(done, len(mine))
     drawn = [regions[number] for number in sorted(regions)]
     yield Redrawn(*write_redrawing(result, Volume(painted, now.numbers.voxel_size, now.numbers.origin), drawn, gone))
@@ -738,6 +746,19 @@ def _volume_of(result: ScanResult) -> Volume | None:
     source = result.manifest["source"]
     file = None if source is None else VolumeFile.from_json(source)
     return None if file is None or not file.path.exists() else file.open()
+
+
+def _sharpened(volume: Volume, result: ScanResult, *, device: str) -> Volume | None:
+    """The volume as a scan that sharpened saw it, computed where it is read; None if it did not, or cannot any more."""
+    stored = result.manifest["planned"]["sharpening"]
+    if stored is None:
+        return None
+    sharpening = Sharpening.from_json(stored, device=device)
+    try:
+        sharpening.network()
+    except CryoscanError:  # its file is gone, or is another's
+        return None
+    return sharpening.of(volume)
 
 
 def _asked(
@@ -777,6 +798,24 @@ def _drawn(
         confidence=answer.confidence if answer is not None and like is not None and like.rank == 1 else None,
         alternatives=tuple((c.scheme, c.type, c.name, c.cosine) for c in support[:_ALTERNATIVES]),
     )
+
+
+def _with_plain(region: DrawnRegion, answer: Region | None, plain: Region | None) -> DrawnRegion:
+    """A region that was named in the sharpened volume, with what it looks like as it is."""
+    best = plain.candidates[0] if plain is not None and plain.candidates else None
+    return replace(
+        region,
+        sharpened=True,
+        plain=None if best is None else (best.scheme, best.type, best.name, best.cosine),
+        changed=_named(answer) != _named(plain),
+    )
+
+
+def _named(answer: Region | None) -> tuple[str, str] | None:
+    """Scheme and type that an answer dares to name."""
+    if answer is None or answer.verdict != "named":
+        return None
+    return answer.candidates[0].scheme, answer.candidates[0].type
 
 
 @dataclass(frozen=True, slots=True)

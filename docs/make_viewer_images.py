@@ -60,7 +60,7 @@ def main(folder: Path) -> None:
     until(lambda: canvas.layer("score so far") is not None)
     until(lambda: scan.bar.value() > 8)
     picture("scanning")
-    until(lambda: controller.review.numbers is not None)
+    until(lambda: controller.review.numbers is not None and not controller.turns.busy)
     hits = controller.review.found.hits
     pages.show_page("Domains")
     canvas.look_at(tuple(hits.positions[1]))

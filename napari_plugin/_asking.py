@@ -54,7 +54,7 @@ class Asking:
     previewed = Signal(object, str)
     """Density of a candidate (None where there is none), and what to say about it."""
     alike = Signal(object)
-    """Similarity of every place of the scan to the one asked about, `n`."""
+    """Similarity of every place of the scan to what was asked about, `n`."""
     projected = Signal(object)
     """Places in a plane, `n 2`."""
     sampled = Signal(object)
@@ -71,6 +71,8 @@ class Asking:
     def __init__(self, background: Background) -> None:
         self._background = background
         self.answer: Answer | None = None
+        self.this: int | Vector | None = None
+        """What was pointed at last: a place of the scan by its index, or any position in Å."""
         self.datedb: Path | None = None
         self.sample: Sample | None = None
         self.sample_selection: tuple[int, ...] = ()
@@ -83,6 +85,7 @@ class Asking:
         self, file: VolumeFile, position: Vector, *, resolution: Angstrom | None = None, scheme: str | None = None
     ) -> None:
         """Ask what is at a place of a volume."""
+        self.this = position
         self.asked.emit("Looking what is there …")
 
         def done(place: Any) -> None:
@@ -97,6 +100,7 @@ class Asking:
         self.asked.emit("Looking what the region is …")
 
         def done(region: Region) -> None:
+            self.this = region.centre
             self._answer(Answer(file, region, mask, box))
 
         self._run(_tasks.name_region, file, box, mask, self.datedb, resolution, done=done, kind="ask")
@@ -125,10 +129,15 @@ class Asking:
             kind="preview",
         )
 
-    def find_alike(self, scan: Path, place: int) -> None:
-        """Ask how alike all places of a scan are to one of them."""
+    def find_alike(self, scan: Path, this: int | Vector) -> None:
+        """Ask how alike all places of a scan are to one of them, or to what is at a position in Å."""
         self.asked.emit("Comparing all places with this one …")
-        self._run(_tasks.alike, scan, self.datedb, [place], done=lambda rows: self.alike.emit(rows[0]), kind="alike")
+
+        def done(similarity: np.ndarray) -> None:
+            self.alike.emit(similarity.reshape(-1))
+
+        what, query = (_tasks.alike, [this]) if isinstance(this, int) else (_tasks.alike_at, this)
+        self._run(what, scan, self.datedb, query, done=done, kind="alike")
 
     def project(self, scan: Path, places: list[int], method: str) -> None:
         """Ask for a plane in which places that are alike lie close together."""

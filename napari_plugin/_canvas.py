@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from napari_plugin._sources import file_of
 from napari_plugin._tasks import Sample
 
 _CLICK = 3.0  # pixels: a mouse that moved farther was dragged
+_OF_A_SCAN = ("volume", "score", "margin", "places", "hits")  # from the bottom to the top
 
 KEYS: dict[str, str] = {
     "Q": "ask what is under the cursor",
@@ -49,12 +50,14 @@ class Canvas:
         self.edited: Any = None
         """The last layer in which regions can be edited; it is the user's."""
         self._own: dict[str, Any] = {}
+        self._seen: dict[str, tuple[bool, float]] = {}  # of layers that come again: whether visible, and how opaque
+        self._leaving: list[Any] = []
         self._quiet = False
         review, scanning, asking = controller.review, controller.scanning, controller.asking
         scanning.begun.connect(self._show_lattice)
         scanning.tile_done.connect(self._refresh_lattice)
         scanning.found.connect(self._show_hits_so_far)
-        scanning.finished.connect(lambda _: self._drop("score so far", "hits so far"))
+        scanning.finished.connect(lambda _: self._retire("score so far", "hits so far"))
         review.opened.connect(self._show_scan)
         review.changed.connect(self._recolour)
         review.selected.connect(self._show_selection)
@@ -74,7 +77,7 @@ class Canvas:
 
     def volumes(self) -> list[Any]:
         """Image layers that may be scanned or asked about."""
-        mine = [layer for key, layer in self._own.items() if key != "volume"]
+        mine = [*self._leaving, *(layer for key, layer in self._own.items() if key != "volume")]
         return [layer for layer in self.viewer.layers if type(layer).__name__ == "Image" and not _among(layer, mine)]
 
     def volume(self) -> Any | None:
@@ -117,75 +120,111 @@ class Canvas:
     # ------------------------------------------------------------ a scan
 
     def _show_scan(self) -> None:
-        review = self.controller.review
-        if review.result is None or review.found is None:
+        """Begin to show the scan that is open: what is not of it goes, what is missing comes, one layer per turn."""
+        if self.controller.review.found is None:
             return
-        self._drop("score so far", "hits so far")
-        known = {
-            layer.metadata["cryoscan"].get("role"): layer
-            for layer in self.viewer.layers
-            if layer.metadata.get("cryoscan", {}).get("scan") == str(review.result.path)
-        }
-        if review.painted and not known.get("places", _NONE).metadata.get("cryoscan", {}).get("numbers"):
-            known.pop("places", None)  # painted by now
-        drawn = None if review.redrawing is None else review.redrawing.path.name
-        for role in ("places", "hits"):
-            if role in known and known[role].metadata["cryoscan"].get("drawn") != drawn:
-                known.pop(role)  # drawn anew by now, or that was undone
-        mine = {role: self._own[role] for role in ("places", "hits") if role in self._own}
-        seen = {role: (layer.visible, layer.opacity) for role, layer in mine.items()}  # as the user has set them
-        self._drop(*(key for key in ("places", "hits", "score", "margin") if key not in known))
-        self._own |= known
-        there = {*known, *(["volume"] if self.volumes() else [])}
-        for role, layer_data in scan_layers(review.result, review.reviewed, besides=there).items():
-            layer = self._add(role, layer_data)
-            if role == "volume":
-                self.viewer.layers.move(self.viewer.layers.index(layer), 0)
-            elif role in seen:
-                layer.visible, layer.opacity = seen[role]
+        for role in _OF_A_SCAN[1:]:
+            layer = self._own.get(role)
+            if layer is not None and not self._is_current(role, layer):
+                self._seen[role] = layer.visible, layer.opacity  # as the user has set them
+                self._retire(role)
+        self._retire("score so far", "hits so far")
+        self.controller.turns.take("layers that come", self._scan_pieces())
+
+    def _scan_pieces(self) -> Iterator[None]:
+        """Add the layers that are missing, one per turn."""
+        review = self.controller.review
+        assert review.result is not None
+        for role in _OF_A_SCAN[1:]:
+            self._take_over(role)
+        for role in _OF_A_SCAN:
+            if role in self._own or (role == "volume" and self.volumes()):
+                continue
+            others = {other for other in _OF_A_SCAN if other != role}
+            for described in scan_layers(review.result, review.reviewed, besides=others).values():
+                layer = self._add(role, described)
+                layer.visible, layer.opacity = self._seen.pop(role, (layer.visible, layer.opacity))
+                if role == "volume":
+                    self.viewer.layers.move(self.viewer.layers.index(layer), 0)
+                yield
         missing = missing_source(review.result)
         shape = tuple(review.result.manifest["volume"]["shape"])
         if missing is not None and not any(_shape(layer) == shape for layer in self.volumes()):
             self.controller.said.emit("warning", missing)
-        top = len(self.viewer.layers)
-        self.viewer.layers.move(self.viewer.layers.index(self._own["hits"]), top)
-        self._own["hits"].selected_data.events.items_changed.connect(self._on_points_selected)
+        if "hits" in self._own:
+            self.viewer.layers.move(self.viewer.layers.index(self._own["hits"]), len(self.viewer.layers))
+
+    def _is_current(self, role: str, layer: Any) -> bool:
+        """Whether a layer shows the scan that is open, as it is painted and drawn now."""
+        review, about = self.controller.review, layer.metadata.get("cryoscan", {})
+        if review.result is None or (about.get("scan"), about.get("role")) != (str(review.result.path), role):
+            return False
+        if role == "places" and review.painted and not about.get("numbers"):
+            return False  # painted by now
+        drawn = None if review.redrawing is None else review.redrawing.path.name
+        return role not in ("places", "hits") or about.get("drawn") == drawn  # drawn anew by now, or that was undone
+
+    def _take_over(self, role: str) -> None:
+        """Let a layer of the viewer be the one of its role, if there is none yet; the reader may have added it."""
+        there = (layer for layer in self.viewer.layers if not _among(layer, self._leaving))
+        layer = next((layer for layer in there if self._is_current(role, layer)), None)
+        if layer is None or role in self._own:
+            return
+        self._own[role] = layer
+        if role == "places":
+            self._colour_places()
+        if role == "hits":
+            layer.selected_data.events.items_changed.connect(self._on_points_selected)
+            self._colour_hits()
+            self._mark_hits()
 
     def _recolour(self) -> None:
+        if self.controller.review.found is not None:
+            self._colour_places()
+            self._colour_hits()
+
+    def _colour_places(self) -> None:
         from napari.utils.colormaps import DirectLabelColormap
 
-        review = self.controller.review
-        if review.found is None:
+        review, places = self.controller.review, self._own.get("places")
+        if places is None:
             return
-        places, hits = self._own.get("places"), self._own.get("hits")
-        if places is not None and review.lattice is not None:
+        if review.lattice is not None:
             finest = places.data[0] if places.multiscale else places.data
             finest.table[:] = review.labels_of_points()  # which the coarser levels share
             places.colormap = DirectLabelColormap(color_dict=review.colours_of_labels())
             places.refresh()
-        elif places is not None and review.numbers is not None:
+        elif review.numbers is not None:
             places.colormap = DirectLabelColormap(color_dict=review.colours())
+
+    def _colour_hits(self) -> None:
+        review, hits = self.controller.review, self._own.get("hits")
+        if hits is None:
+            return
+        now = review.places.hits
+        classes = (LabelClass(n, t, s) for n, t, s in zip(now.names, now.types, now.schemes, strict=True))
+        colour = np.array([[*(c / 255 for c in meaning.colour), 1.0] for meaning in classes]).reshape(-1, 4)
+        rim = np.full((len(colour), 4), 0.3)
+        colour[~review.shown, 3] = 0  # napari 0.9.2 draws points that are not shown in three dimensions
+        rim[:, 3] = review.shown
+        with _silence(self):
+            hits.shown = review.shown
+            if len(colour):
+                hits.face_color, hits.border_color = colour, rim
+            hits.features = hits.features.assign(
+                type=now.types, scheme=now.schemes, name=now.names, status=list(review.places.status)
+            )
+
+    def _mark_hits(self) -> None:
+        hits = self._own.get("hits")
         if hits is not None:
-            now = review.places.hits
-            classes = (LabelClass(n, t, s) for n, t, s in zip(now.names, now.types, now.schemes, strict=True))
-            colour = np.array([[*(c / 255 for c in meaning.colour), 1.0] for meaning in classes]).reshape(-1, 4)
-            rim = np.full((len(colour), 4), 0.3)
-            colour[~review.shown, 3] = 0  # napari 0.9.2 draws points that are not shown in three dimensions
-            rim[:, 3] = review.shown
             with _silence(self):
-                hits.shown = review.shown
-                if len(colour):
-                    hits.face_color, hits.border_color = colour, rim
-                hits.features = hits.features.assign(
-                    type=now.types, scheme=now.schemes, name=now.names, status=list(review.places.status)
-                )
+                hits.selected_data = set(self.controller.review.selection)
 
     def _show_selection(self) -> None:
-        review, hits = self.controller.review, self._own.get("hits")
+        review = self.controller.review
         self._recolour()
-        if hits is not None:
-            with _silence(self):
-                hits.selected_data = set(review.selection)
+        self._mark_hits()
         if review.found is not None and len(review.selection) == 1:
             z, y, x = review.found.hits.positions[review.selection[0]]
             self.look_at((float(z), float(y), float(x)))
@@ -358,30 +397,41 @@ class Canvas:
             if layer is not None and _among(layer, self.viewer.layers):
                 self.viewer.layers.remove(layer)
 
+    def _retire(self, *keys: str) -> None:
+        """Remove layers that are nobody's any more, one per turn.
+
+        Where several that were drawn go at once and others come, the drawing of napari 0.9.2 ends the process.
+        """
+        self._leaving += [layer for key in keys if (layer := self._own.pop(key, None)) is not None]
+        self.controller.turns.take("layers that go", self._removals())
+
+    def _removals(self) -> Iterator[None]:
+        while self._leaving:
+            layer = self._leaving.pop()
+            if _among(layer, self.viewer.layers):
+                self.viewer.layers.remove(layer)
+                yield
+
     def _on_removed(self, event: Any) -> None:
         self._own = {key: layer for key, layer in self._own.items() if layer is not event.value}
+        if self.edited is event.value:
+            self.edited = None
+        if type(event.value).__name__ == "Labels":
+            self.controller.editing.forget(event.value)
 
     def _on_inserted(self, event: Any) -> None:
-        """A scan that the reader opened is looked at."""
-        scan = event.value.metadata.get("cryoscan", {}).get("scan")
-        review = self.controller.review
-        if (
-            scan
-            and not _among(event.value, self._own.values())
-            and (review.result is None or review.result.path != Path(scan))
-        ):
-            self.controller.open_scan(Path(scan))
+        """A scan that the reader opened is looked at, and its layers are the canvas's own."""
+        about, review = event.value.metadata.get("cryoscan", {}), self.controller.review
+        if "scan" not in about:
+            return
+        if review.result is None or review.result.path != Path(about["scan"]):
+            self.controller.open_scan(Path(about["scan"]))
+        self._take_over(about["role"])
 
     def _on_points_selected(self, *_: object) -> None:
         hits = self._own.get("hits")
         if not self._quiet and hits is not None:
             self.controller.review.select(sorted(hits.selected_data))
-
-
-class _NONE:
-    """In place of a layer that is not there."""
-
-    metadata: ClassVar[dict[str, Any]] = {}
 
 
 class _silence:  # noqa: N801 - reads as a statement

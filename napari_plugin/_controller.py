@@ -13,6 +13,7 @@ from napari_plugin._background import Background, StoppedError
 from napari_plugin._editing import Editing
 from napari_plugin._review import Review
 from napari_plugin._scanning import Scanning
+from napari_plugin._turns import Turns
 
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -21,7 +22,8 @@ class Controller:
     """State and actions of one viewer.
 
     Work that takes longer than a blink happens in two processes: one scans, the other answers
-    questions meanwhile. `poll` brings in what they say; call it often.
+    questions meanwhile. `poll` brings in what they say, and does one piece of what the window's thread
+    must do itself; call it often.
 
     Parameters
     ----------
@@ -37,25 +39,29 @@ class Controller:
         self.scanning = Scanning(self._scans)
         self.asking = Asking(self._answers)
         self.review = Review()
-        self.editing = Editing(self._answers, self.review)
+        self.turns = Turns(self.complain)
+        self.editing = Editing(self._answers, self.review, self.turns)
         self.scanning.finished.connect(self.open_scan)
         self.scanning.warned.connect(lambda text: self.said.emit("warning", text))
         self.editing.said.connect(self.said.emit)
+        self.review.selected.connect(self._point_at_selected)
         for part in (self.scanning, self.asking, self.review, self.editing):
             part.failed.connect(self.complain)
 
     def poll(self) -> None:
-        """Bring in what the processes have said."""
+        """Bring in what the processes have said, and do one piece of what waits for its turn."""
         self._scans.poll()
         self._answers.poll()
+        self.turns.step()
 
     @property
     def busy(self) -> bool:
-        """Whether a process is at work."""
-        return self._scans.busy or self._answers.busy
+        """Whether a process is at work, or something waits for its turn."""
+        return self._scans.busy or self._answers.busy or self.turns.busy
 
     def close(self) -> None:
         """End the processes; a running scan stops cleanly and can be gone on with."""
+        self.turns.clear()
         self._scans.close()
         self._answers.close()
         self.editing.close()
@@ -65,6 +71,8 @@ class Controller:
         if not self.review.open(path):
             return
         self.asking.datedb = self.review.datedb
+        if isinstance(self.asking.this, int):  # a place of the scan before
+            self.asking.this = None
         if not self.review.painted:
             self._answers.run(
                 _tasks.paint,
@@ -74,6 +82,16 @@ class Controller:
                 on_error=self.complain,
                 kind="paint",
             )
+
+    def find_alike(self) -> None:
+        """Ask which places of the scan look like what was pointed at last: a click anywhere, or a hit."""
+        review, this = self.review, self.asking.this
+        if review.found is None or review.result is None:
+            self.said.emit("warning", "There is no scan to look in: scan the volume first.")
+        elif this is None:
+            self.said.emit("warning", "Ask about a place first, or select a hit.")
+        else:
+            self.asking.find_alike(review.result.path, this)
 
     def apply_thresholds(self, output: Path | None = None) -> None:
         """Write labels and hits anew with the tuned thresholds, into the scan itself or into another."""
@@ -136,6 +154,14 @@ class Controller:
             on_done=lambda db: self.said.emit("info", f"{len(regions)} accepted hits are in {target}: {db}"),
             on_error=self.complain,
         )
+
+    def _point_at_selected(self) -> None:
+        review = self.review
+        if not review.selection or review.found is None:
+            return
+        place = review.selection[-1]
+        z, y, x = review.found.hits.positions[place].tolist()
+        self.asking.this = place if review.compared[place] else (z, y, x)  # what was drawn by hand has no vector kept
 
     def complain(self, error: BaseException) -> None:
         """Say in plain words what went wrong."""

@@ -1,13 +1,14 @@
 """Regions edited by hand: painted with napari's own tools, merged and split here; every step can be undone.
 
 The edited layer is a copy, in a file that the viewer and the process beside it both map into their memory, so that
-nothing of it is sent. What differs between it and the regions of the scan is what the scan's answer follows once the
-user says so.
+nothing of it is sent: the process looks for what is to be changed, and the window changes it. What differs between the
+copy and the regions of the scan is what the scan's answer follows once the user says so.
 """
 
 import shutil
 import tempfile
 import weakref
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +19,33 @@ from psygnal import Signal
 from cryoscan.errors import CryoscanError, GeometryError, ResourceError
 from cryoscan.labels import LabelClass, LabelMap
 from cryoscan.scan import Journal
-from cryoscan.segment import split_region
+from cryoscan.units import Vector
 from cryoscan.volume import Volume
 from cryoscan.workflows import Redrawn, RegionsScored
 from napari_plugin import _tasks
 from napari_plugin._background import Background, Job, StoppedError
-from napari_plugin._copies import PlanesCompared, Renumbered, mapped
+from napari_plugin._copies import PlanesCompared, Regrouped, Renumbered, Shared, hand_over
 from napari_plugin._layers import label_layer
 from napari_plugin._review import Review
 from napari_plugin._sources import file_of
-from napari_plugin._writer import classes_of
+from napari_plugin._turns import Turns
+from napari_plugin._writer import classes_of, placed
 
 _MOST_VOXELS = 512 * 2**20
-_KEY = "cryoscan edited"  # of a layer's metadata: which scan it is of, which numbers were in it, and its file
+_KEY = "cryoscan edited"  # of a layer's metadata: which scan it is of, and which numbers were in it
+_HANDED_OVER = "labels handed over"  # work of the window's thread
 
 
 class Editing:
-    """A copy of the regions of a scan, and the scan's answer that follows it.
+    """Labels that are edited, and the scan's answer that follows a copy of its regions.
 
     Parameters
     ----------
     background : Background
-        Which copies and compares: a large volume takes seconds.
+        Which copies, searches, compares and saves: a large volume takes seconds.
     review : Review
+    turns : Turns
+        Layers that are in no file yet are handed to the other process a few planes per turn.
     """
 
     copied = Signal(object)
@@ -51,17 +56,20 @@ class Editing:
     said = Signal(str, str)
     failed = Signal(object)
 
-    def __init__(self, background: Background, review: Review) -> None:
-        self._background, self._review = background, review
+    def __init__(self, background: Background, review: Review, turns: Turns) -> None:
+        self._background, self._review, self._turns = background, review, turns
+        self._busy = False
         self._job: Job | None = None
+        self._layer: Any = None  # what is being worked on
+        self._unlock: Callable[[], None] = lambda: None
         self._remove: weakref.finalize[..., Any] | None = None
         self._folder = Path()
         self._copies = 0
 
     @property
     def busy(self) -> bool:
-        """Whether a layer is being copied or compared."""
-        return self._job is not None
+        """Whether a layer is being copied, compared, changed or saved."""
+        return self._busy
 
     def copy(self) -> None:
         """Ask for a copy of the regions that are hits now: one number per region, with the name of its type.
@@ -94,19 +102,19 @@ class Editing:
         path, numbers, places, file = review.result.path, review.numbers, review.places, self._new_file()
 
         def done(_: Any) -> None:
-            self._end()
             hits = places.hits
             classes = {
                 place + 1: LabelClass(hits.names[place], hits.types[place], hits.schemes[place])
                 for place in np.flatnonzero(places.kept).tolist()
             }
-            data = mapped(file, numbers.shape, writable=True)
+            data = Shared(file, numbers.shape).mapped(writable=True)
             labels = LabelMap(Volume(data, numbers.voxel_size, numbers.origin), classes)
             layer, settings, kind = label_layer(labels, name=f"{path.stem} edited")
-            about = {"scan": str(path), "numbers": set(classes), "file": str(file)}
+            about = {"scan": str(path), "numbers": set(classes)}
             self.copied.emit((layer, {**settings, "metadata": {_KEY: about}}, kind))
 
-        self._begin(_tasks.copy_regions, path, places.kept, file, done=done)
+        self._begin(None)
+        self._run(_tasks.copy_regions, path, places.kept, file, done=done)
 
     def follow(self, layer: Any) -> None:
         """Let the answer of the scan follow what was painted, erased, merged and split in a copy.
@@ -127,12 +135,10 @@ class Editing:
                 got=f"layer '{layer.name}'",
                 hint="Make a copy to edit, and draw in that.",
             )
-        path, was_editable = review.result.path, layer.editable
+        path, datedb = review.result.path, review.datedb
 
         def event(what: Any) -> None:
-            if isinstance(what, PlanesCompared):
-                self.progressed.emit(what.done, what.total, "planes compared")
-            elif isinstance(what, RegionsScored):
+            if isinstance(what, RegionsScored):
                 self.progressed.emit(what.done, what.total, "regions named")
             elif isinstance(what, Renumbered):
                 _renumber(layer, what)
@@ -141,23 +147,110 @@ class Editing:
                         "info", "The regions are those of the scan already: nothing was changed in the layer."
                     )
             elif isinstance(what, Redrawn):
-                self._note(path, what)
+                self._note_drawn(path, what)
+            else:
+                self._show_planes(what, "compared")
 
-        def end(_: Any = None) -> None:
-            layer.editable = was_editable
-            self._end()
+        known, names = frozenset(about["numbers"]), classes_of(layer.features)
+        self._lend(layer, lambda drawn: self._run(_tasks.redraw, path, datedb, drawn, known, names, event=event))
 
-        file = Path(about["file"])
-        if getattr(layer.data, "filename", None) != file:  # somebody gave the layer another array
-            mapped(file, review.numbers.shape, writable=True)[:] = layer.data
-        layer.editable = False
-        arguments = (file, frozenset(about["numbers"]), classes_of(layer.features))
-        self._begin(_tasks.redraw, path, review.datedb, *arguments, event=event, done=end, after_error=end)
+    def merge(self, layer: Any, labels: Sequence[int]) -> None:
+        """Make several regions of a layer one; it keeps the first one's number and name. One step to undo.
+
+        Raises
+        ------
+        GeometryError
+            If the layer cannot be edited, or another one is at work.
+        """
+        self._require_rest()
+        _require_editable(layer)
+
+        def event(what: Any) -> None:
+            if isinstance(what, Regrouped):
+                self._regroup(layer, what)
+                one = ", ".join(map(str, (what.from_region, *what.regions)))
+                self.said.emit("info", f"Regions {one} are one now, number {what.from_region}.")
+            else:
+                self._show_planes(what, "searched")
+
+        self._lend(layer, lambda shared: self._run(_tasks.merge_regions, shared, list(labels), event=event))
+
+    def split(self, layer: Any, points: Any, density: Any) -> None:
+        """Split a region of a layer along its thinnest density, between points that were put into its parts.
+
+        One step to undo.
+
+        Parameters
+        ----------
+        layer : Labels layer
+        points : Points layer
+            Two or more in the same region.
+        density : Image layer
+            Of the same grid.
+
+        Raises
+        ------
+        GeometryError
+            If the layer cannot be edited, or another one is at work.
+        """
+        self._require_rest()
+        _require_editable(layer)
+        file = file_of(density)
+        seeds = np.array([layer.world_to_data(points.data_to_world(point)) for point in points.data]).reshape(-1, 3)
+        seeds = np.rint(seeds).astype(int)
+
+        def event(what: Any) -> None:
+            if isinstance(what, Regrouped):
+                self._regroup(layer, what)
+                _name_like(layer, what.from_region, list(what.regions))
+                new = ", ".join(map(str, what.regions))
+                self.said.emit("info", f"Region {what.from_region} is split; the new parts are {new}.")
+            else:
+                self._show_planes(what, "searched")
+
+        self._lend(layer, lambda shared: self._run(_tasks.divide_region, shared, seeds, file, event=event))
+
+    def save(self, layer: Any, path: Path) -> None:
+        """Write a layer to a file of its own, and a line in the journal of the scan that is open.
+
+        Raises
+        ------
+        GeometryError
+            If the layer is no volume of cubic voxels, or another one is at work.
+        """
+        self._require_rest()
+        data, settings, _ = layer.as_layer_data_tuple()
+        volume, classes = placed(data, settings), classes_of(settings.get("features"))
+        scan = None if self._review.result is None else self._review.result.path
+
+        def done(_: Any) -> None:
+            if scan is not None:
+                self._note(scan, str(path))
+            self.said.emit("info", f"Written: {path}")
+
+        place = volume.voxel_size, volume.origin
+        self._lend(layer, lambda shared: self._run(_tasks.save_labels, shared, *place, classes, path, done=done))
+
+    def forget(self, layer: Any) -> None:
+        """A layer is not in the viewer any more: what is done with it ends, and a copy's file goes.
+
+        The labels in memory stay good as long as anybody refers to the layer; if it comes back to a viewer, they are
+        handed over like those of any other layer.
+        """
+        if self._layer is layer:
+            self.stop()
+        shared = Shared.of(layer.data) if _KEY in layer.metadata else None
+        if shared is not None and self._remove is not None and shared.file.parent == self._folder:
+            shared.file.unlink(missing_ok=True)
 
     def stop(self) -> None:
-        """Put down what is being done; the scan and its answer stay as they were."""
+        """Put down what is being done; the scan, its answer and the layer stay as they were."""
         if self._job is not None:
             self._background.stop(self._job)
+        elif self._busy:  # it is still being handed over
+            self._turns.drop(_HANDED_OVER)
+            self._end()
+            self._say_stopped()
 
     def close(self) -> None:
         """Remove the copies."""
@@ -165,15 +258,26 @@ class Editing:
             self._remove()
             self._remove = None
 
-    def _note(self, path: Path, what: Redrawn) -> None:
-        result = self._review.result
-        if result is None or result.path != path:  # another scan was opened meanwhile
-            try:
-                Journal(path / "journal.jsonl").add("labels", what.positions, note=what.note)
-            except CryoscanError as error:
-                self.failed.emit(error)
-        elif self._review.note_labels(what.note, what.positions):
+    def _note_drawn(self, path: Path, what: Redrawn) -> None:
+        if self._note(path, what.note, what.positions):
             self.said.emit("info", "Hits, counts and exports follow the edited regions now; U undoes it.")
+
+    def _note(self, path: Path, note: str, positions: Sequence[Vector] = ()) -> bool:
+        """Write a line about labels into the journal of a scan; gives whether it is the one that is open."""
+        if self._review.result is not None and self._review.result.path == path:
+            return self._review.note_labels(note, positions)
+        try:  # another scan was opened meanwhile
+            Journal(path / "journal.jsonl").add("labels", positions, note=note)
+        except CryoscanError as error:
+            self.failed.emit(error)
+        return False
+
+    def _show_planes(self, what: PlanesCompared, done: str) -> None:
+        self.progressed.emit(what.done, what.total, f"planes {done}")
+
+    def _regroup(self, layer: Any, what: Regrouped) -> None:
+        """Change a layer as one step that can be undone."""
+        layer.data_setitem(np.unravel_index(what.voxels, np.shape(layer.data)), what.numbers)
 
     def _new_file(self) -> Path:
         if self._remove is None:
@@ -183,92 +287,94 @@ class Editing:
         return self._folder / f"{self._copies}.raw"
 
     def _require_rest(self) -> None:
-        if self._job is not None:
+        if self._busy:
             raise GeometryError(
                 "expected one copy at a time", got="another one at work", hint="Wait until it is done, or stop it."
             )
 
-    def _begin(
-        self, function: Any, *arguments: Any, done: Any, event: Any = lambda _: None, after_error: Any = None
+    def _lend(self, layer: Any, begin: Callable[[Shared], None]) -> None:
+        """Lock a layer, and begin once the other process can see what is in it.
+
+        A copy is seen at once. What is in memory, or in a file of another form, is put into one first.
+        """
+        self._begin(layer)
+        data = layer.data[0] if layer.multiscale else layer.data
+        shared = Shared.of(data)
+        if shared is not None:
+            begin(shared)
+        else:
+            self._turns.take(_HANDED_OVER, self._handed_over(data, begin))
+
+    def _handed_over(self, data: Any, begin: Callable[[Shared], None]) -> Iterator[None]:
+        z, y, x = data.shape
+        shared = Shared(self._new_file(), (z, y, x), str(np.dtype(data.dtype)))
+        begun = False
+        try:
+            yield from hand_over(data, shared.file)
+            self._unlock = _after(self._unlock, lambda: shared.file.unlink(missing_ok=True))
+            begun = True
+            begin(shared)
+        except Exception as error:  # whatever goes wrong, the layer must not stay locked
+            self._end()
+            self.failed.emit(error)
+        finally:
+            if not begun:
+                shared.file.unlink(missing_ok=True)
+
+    def _begin(self, layer: Any) -> None:
+        self._busy, self._layer = True, layer
+        if layer is not None:
+            was_editable, layer.editable = layer.editable, False
+            self._unlock = lambda: setattr(layer, "editable", was_editable)
+        self.busy_changed.emit(True)
+
+    def _end(self) -> None:
+        self._job, self._layer, self._busy = None, None, False
+        unlock, self._unlock = self._unlock, lambda: None
+        unlock()
+        self.busy_changed.emit(False)
+
+    def _run(
+        self,
+        function: Any,
+        *arguments: Any,
+        event: Callable[[Any], None] = lambda _: None,
+        done: Callable[[Any], None] = lambda _: None,
     ) -> None:
+        def finished(result: Any) -> None:
+            self._end()
+            done(result)
+
         def failed(error: BaseException) -> None:
-            (after_error or self._end)()
+            self._end()
             if isinstance(error, StoppedError):
-                self.said.emit("info", "Stopped: the scan is as it was.")
+                self._say_stopped()
             else:
                 self.failed.emit(error)
 
         self._job = self._background.run(
-            function, *arguments, on_event=event, on_done=done, on_error=failed, kind="editing"
+            function, *arguments, on_event=event, on_done=finished, on_error=failed, kind="editing"
         )
-        self.busy_changed.emit(True)
 
-    def _end(self) -> None:
-        self._job = None
-        self.busy_changed.emit(False)
+    def _say_stopped(self) -> None:
+        self.said.emit("info", "Stopped: everything is as it was.")
 
 
-def merge(layer: Any, labels: list[int]) -> str:
-    """Make several regions of a layer one; it keeps the first one's number and name.
+def _after(first: Callable[[], None], then: Callable[[], None]) -> Callable[[], None]:
+    def both() -> None:
+        first()
+        then()
 
-    Raises
-    ------
-    GeometryError
-        If fewer than two of them occur.
-    """
-    data = np.asarray(layer.data)
-    there = [label for label in dict.fromkeys(labels) if label and (data == label).any()]
-    if len(there) < 2:
+    return both
+
+
+def _require_editable(layer: Any) -> None:
+    if layer.multiscale or not isinstance(layer.data, np.ndarray):
         raise GeometryError(
-            "expected two regions or more",
-            got=", ".join(map(str, there)) or "none",
-            hint="Give the numbers of regions that touch, such as 3, 17.",
+            "expected labels that can be edited",
+            got=f"layer '{layer.name}', which is read from a file",
+            hint="Make a copy to edit, and choose that.",
         )
-    voxels = np.nonzero(np.isin(data, there[1:]))
-    layer.data_setitem(voxels, there[0])
-    return f"Regions {', '.join(map(str, there))} are one now, number {there[0]}."
-
-
-def split(layer: Any, points: Any, density: Any) -> str:
-    """Split a region of a layer along its thinnest density, between points that were put into its parts.
-
-    Parameters
-    ----------
-    layer : Labels layer
-    points : Points layer
-        Two or more in the same region.
-    density : Image layer
-        Of the same grid.
-
-    Raises
-    ------
-    GeometryError
-        If the points do not lie in one region.
-    """
-    data = np.asarray(layer.data)
-    seeds = np.array([layer.world_to_data(points.data_to_world(point)) for point in points.data]).reshape(-1, 3)
-    seeds = np.rint(seeds).astype(int)
-    inside = ((seeds >= 0) & (seeds < data.shape)).all(axis=1)
-    labels = {int(data[tuple(seed)]) for seed in seeds[inside]} - {0}
-    if len(labels) != 1:
-        raise GeometryError(
-            "expected points in one region", got=f"{len(labels)} regions", hint="Put one point into each of its parts."
-        )
-    (label,) = labels
-    volume = file_of(density).open()
-    where = np.argwhere(data == label)
-    box = tuple(slice(int(a), int(b) + 1) for a, b in zip(where.min(axis=0), where.max(axis=0), strict=True))
-    z, y, x = box
-    parts = split_region(volume.read((z, y, x)), data[box] == label, seeds - [side.start for side in box])
-    highest = int(data.max())
-    new = []
-    for part in range(2, int(parts.max()) + 1):
-        voxels = np.nonzero(parts == part)
-        new.append(highest + part - 1)
-        moved = tuple(index + side.start for index, side in zip(voxels, box, strict=True))
-        layer.data_setitem(moved, new[-1])
-    _name_like(layer, label, new)
-    return f"Region {label} is split; the new parts are {', '.join(map(str, new))}."
 
 
 def _renumber(layer: Any, what: Renumbered) -> None:

@@ -234,9 +234,14 @@ class Review:
 
     def without_sharpening(self, place: int) -> str:
         """A sentence about what a place is called in the volume as it is; empty where the scan did not ask."""
-        drawn = () if self.redrawing is None else [region.number - 1 for region in self.redrawing.regions]
-        if self.found is None or self.found.plain is None or place in drawn:
+        if self.found is None or self.found.plain is None:
             return ""
+        drawn = () if self.redrawing is None else self.redrawing.regions
+        if any(region.number == place + 1 and not region.sharpened for region in drawn):
+            return (
+                "This region was drawn by hand and looked at without sharpening only, as the network with which the "
+                "scan sharpened, or the volume, was not at hand."
+            )
         if not self.unsafe[place]:
             return "Without sharpening the label is the same."
         plain = self.found.plain[place]

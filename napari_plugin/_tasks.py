@@ -18,7 +18,16 @@ from cryoscan.io import VolumeFile
 from cryoscan.labels import LabelClass, LabelMap
 from cryoscan.units import Angstrom, Box, Vector
 from cryoscan.volume import Volume
-from napari_plugin._copies import PlanesCompared, Renumbered, differences, mapped, write_copy
+from napari_plugin._copies import (
+    PlanesCompared,
+    Regrouped,
+    Renumbered,
+    Shared,
+    differences,
+    merging,
+    splitting,
+    write_copy,
+)
 from napari_plugin._sources import Painted
 
 if TYPE_CHECKING:
@@ -183,6 +192,14 @@ def alike(path: Path, datedb: Path | None, places: Sequence[int]) -> np.ndarray:
     return likeness(open_scan(path), places, datedb=db, embedder=embedder)
 
 
+def alike_at(path: Path, datedb: Path | None, position: Vector) -> np.ndarray:
+    """How alike what is at a position is to all places of a scan, `n`."""
+    from cryoscan.scan import likeness_at, open_scan
+
+    db, embedder = _database(datedb)
+    return likeness_at(open_scan(path), position, datedb=db, embedder=embedder)
+
+
 def projected(path: Path, datedb: Path | None, places: Sequence[int], method: str) -> np.ndarray:
     """Places of a scan in a plane where those that are alike lie close together, `n 2`."""
     from cryoscan.scan import project
@@ -331,7 +348,7 @@ def copy_regions(path: Path, kept: np.ndarray, file: Path) -> None:
 
 
 def redraw(
-    path: Path, datedb: Path | None, file: Path, known: frozenset[int], names: Mapping[int, LabelClass]
+    path: Path, datedb: Path | None, drawn: Shared, known: frozenset[int], names: Mapping[int, LabelClass]
 ) -> "Iterator[PlanesCompared | Renumbered | RegionsScored | Redrawn]":
     """Let a scan follow an edited copy of its regions, and name those that changed; see `redraw_regions`."""
     from cryoscan.redrawn import reviewed
@@ -341,7 +358,7 @@ def redraw(
     result = open_scan(path)
     now = reviewed(result)
     assert now.numbers is not None
-    for event in differences(mapped(file, now.numbers.shape), now.numbers, len(now.found), known):
+    for event in differences(drawn.mapped(), now.numbers, len(now.found), known):
         if isinstance(event, PlanesCompared):
             yield event
             continue
@@ -352,6 +369,25 @@ def redraw(
             yield from redraw_regions(
                 result, event.voxels, event.numbers, datedb=db, embedder=embedder, hits=hits, names=called
             )
+
+
+def merge_regions(labels: Shared, wanted: Sequence[int]) -> "Iterator[PlanesCompared | Regrouped]":
+    """What changes if regions of an edited layer become one."""
+    yield from merging(labels.mapped(), wanted)
+
+
+def divide_region(labels: Shared, seeds: np.ndarray, density: VolumeFile) -> "Iterator[PlanesCompared | Regrouped]":
+    """What changes if a region of an edited layer is split between some voxels."""
+    yield from splitting(labels.mapped(), seeds, density.open())
+
+
+def save_labels(
+    labels: Shared, voxel_size: Angstrom, origin: Vector, classes: Mapping[int, LabelClass], path: Path
+) -> None:
+    """Write an edited layer to a file of its own."""
+    from cryoscan.io import write_labels
+
+    write_labels(LabelMap(Volume(labels.mapped(), voxel_size, origin), dict(classes)), path, overwrite=True)
 
 
 def add_to_datedb(path: Path, datedb: Path | None, regions: "Sequence[tuple[Entry, int]]", target: Path) -> str:

@@ -1,5 +1,6 @@
 """How layers are saved: densities and labels at their place in Å, with the meaning of each label."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def write_image(path: str, data: Any, settings: dict[str, Any]) -> list[str]:
     """
     from cryoscan.io import write_volume
 
-    return [str(write_volume(_volume(data, settings), Path(path), overwrite=True))]
+    return [str(write_volume(placed(data, settings), Path(path), overwrite=True))]
 
 
 def write_label_layer(path: str, data: Any, settings: dict[str, Any]) -> list[str]:
@@ -33,7 +34,7 @@ def write_label_layer(path: str, data: Any, settings: dict[str, Any]) -> list[st
     """
     from cryoscan.io import write_labels
 
-    labels = LabelMap(_volume(data, settings), classes_of(settings.get("features")))
+    labels = LabelMap(placed(data, settings), classes_of(settings.get("features")))
     return [str(write_labels(labels, Path(path), overwrite=True))]
 
 
@@ -48,7 +49,19 @@ def classes_of(features: Any) -> dict[int, LabelClass]:
     }
 
 
-def _volume(data: Any, settings: dict[str, Any]) -> Volume:
+def placed(data: Any, settings: Mapping[str, Any]) -> Volume:
+    """A layer as a volume at its place in Å; nothing of its data is read.
+
+    Parameters
+    ----------
+    data, settings
+        Of the layer, as napari gives them to writers.
+
+    Raises
+    ------
+    GeometryError
+        If it is a colour picture, is not three-dimensional, or its voxels are not cubic.
+    """
     finest = data[0] if isinstance(data, list | tuple) or settings.get("multiscale") else data
     if settings.get("rgb") or len(finest.shape) != 3:
         raise GeometryError(

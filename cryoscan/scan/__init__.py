@@ -46,7 +46,7 @@ from cryoscan.scan.journal import (
 from cryoscan.scan.plan import ScanPlan, Speed, plan_scan
 from cryoscan.scan.relabel import relabel
 from cryoscan.scan.result import ScanResult, open_scan
-from cryoscan.scan.review import likeness, paint_places, place_numbers, project
+from cryoscan.scan.review import likeness, likeness_at, paint_places, place_numbers, project
 
 __all__ = [
     "Change",
@@ -72,6 +72,7 @@ __all__ = [
     "discard_unfinished",
     "hits_so_far",
     "likeness",
+    "likeness_at",
     "local_workers",
     "open_scan",
     "paint_places",

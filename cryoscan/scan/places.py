@@ -20,13 +20,13 @@ import scipy.ndimage
 
 from cryoscan.datedb.store import Assignment
 from cryoscan.embedding import unit_rows
-from cryoscan.errors import FormatError
+from cryoscan.errors import FormatError, GeometryError
 from cryoscan.hits import NAMED_FROM_COSINE
 from cryoscan.provenance import write_atomically
 from cryoscan.scan.folder import read_lattice
 from cryoscan.scan.plan import ScanPlan, probe_blocks
 from cryoscan.segment import segment_map, soft_mask
-from cryoscan.units import A3_PER_RESIDUE, Box
+from cryoscan.units import A3_PER_RESIDUE, Box, Vector
 from cryoscan.volume import Volume
 
 NULL = -1
@@ -173,6 +173,47 @@ def _on_lattice(plan: ScanPlan, points: np.ndarray, vectors: np.ndarray) -> Plac
     return _places(plan, points, points * step + np.asarray(origin), starts, vectors, masks)
 
 
+def vector_at(plan: ScanPlan, position: Vector) -> np.ndarray:
+    """What is at any position, embedded as the scan embeds its places, on a lattice point or not.
+
+    Where places are cut out, it is the group of a protein's size that holds the position and has the best cosine, or
+    the window as it is if there is none: density that is smaller, or that does not fall apart.
+
+    Parameters
+    ----------
+    plan : ScanPlan
+        With its volume; where it sharpens, that is sharpened here too.
+    position : (z, y, x) in Å
+
+    Returns
+    -------
+    float32 array, `d`
+        Of unit length.
+
+    Raises
+    ------
+    GeometryError
+        If there is no density.
+    """
+    centre = (np.asarray(position) - plan.volume.origin) / plan.embedder.voxel_size
+    block = _surroundings(plan, centre)
+    data, reach = block.volume.load(), 2 * plan.config.stride_voxels
+    middle = tuple(slice(max(0, size // 2 - reach), size // 2 + reach + 1) for size in data.shape)
+    if not (data[middle] > plan.contour).any():
+        raise GeometryError(
+            "expected density at the place",
+            got=f"none above the contour of the scan within {reach * plan.embedder.voxel_size:.0f} Å",
+            hint="Click into a protein.",
+        )
+    regions = _embedded(plan, np.zeros((1, 3), np.int64), [block]) if plan.embedder.needs_mask else _none(plan)
+    if len(regions):
+        vector = regions.vector[best_of_places(plan, regions).region]
+    else:
+        first, edge = (len(data) - plan.embedder.window) // 2, plan.embedder.window
+        vector = plan.naming[1].embed(data[(slice(first, first + edge),) * 3][None]).astype(np.float16)
+    return unit_rows(vector.astype(np.float32))[0]
+
+
 def add_places(plan: ScanPlan, path: Path, places: Places, points: np.ndarray) -> Places:
     """The regions of some lattice points: those that are known, and the others from kept vectors or the volume."""
     known = {tuple(point) for point in places.point.tolist()}
@@ -192,7 +233,7 @@ def add_places(plan: ScanPlan, path: Path, places: Places, points: np.ndarray) -
 def _cut_out(plan: ScanPlan, points: np.ndarray) -> Places:
     parts = []
     for some in np.array_split(points, max(1, -(-len(points) // _AT_ONCE))):
-        parts.append(_embedded(plan, some, [_surroundings(plan, point) for point in some]))
+        parts.append(_embedded(plan, some, [_surroundings(plan, c) for c in plan.grid.centres(some)]))
     return _joined(parts, plan)
 
 
@@ -295,20 +336,15 @@ class _Block:
     start: tuple[int, int, int]
 
 
-def _surroundings(plan: ScanPlan, point: np.ndarray) -> _Block:
-    """What lies around a lattice point: its window, with a margin if it will be segmented."""
+def _surroundings(plan: ScanPlan, centre: np.ndarray) -> _Block:
+    """What lies around a voxel (fractional) of the embedder's grid: a window, with a margin if it will be segmented."""
     if not plan.embedder.needs_mask:
-        z, y, x = (int(part.start) for part in plan.grid.read_box(_one(point)))
         edge = plan.embedder.window
+        z, y, x = (int(c) for c in np.rint(centre - (edge - 1) / 2))
     else:
         edge = mask_edge(plan)
-        z, y, x = (int(c) - edge // 2 for c in np.rint(plan.grid.centres(point)))
+        z, y, x = (int(c) - edge // 2 for c in np.rint(centre))
     return _Block(plan.read_working((slice(z, z + edge), slice(y, y + edge), slice(x, x + edge))), (z, y, x))
-
-
-def _one(point: np.ndarray) -> Box:
-    z, y, x = (slice(int(p), int(p) + 1) for p in point)
-    return z, y, x
 
 
 def _embedded(plan: ScanPlan, points: np.ndarray, blocks: list[_Block]) -> Places:

@@ -15,10 +15,11 @@ from cryoscan.io.replacing import replacing
 from cryoscan.scan.finish import LabelsPainted, create_numbers, paint_regions, touched_blocks
 from cryoscan.scan.folder import all_reports
 from cryoscan.scan.found import FoundPlaces, PlaceTable, apart, read_found, table_of
-from cryoscan.scan.places import read_places
+from cryoscan.scan.places import read_places, vector_at
 from cryoscan.scan.plan import ScanPlan
 from cryoscan.scan.relabel import plan_again
 from cryoscan.scan.result import ScanResult
+from cryoscan.units import Vector
 from cryoscan.volume import Volume
 
 _FOUND = "found.zarr"
@@ -85,12 +86,41 @@ def likeness(result: ScanResult, queries: Sequence[int], *, datedb: DateDB, embe
     """
     found, plan = read_found(result), plan_again(result, datedb=datedb, embedder=embedder)
     vectors = _vectors(plan, result.path, found)
-    if not plan.naming[0].matched:
-        return np.asarray(vectors[list(queries)] @ vectors.T)
-    from cryoscan.models.matching import Matcher
+    return _alike(plan, vectors[list(queries)], vectors)
 
-    matcher = Matcher(vectors, device=str(embedder.device))
-    return matcher.similarities(vectors[list(queries)])
+
+def likeness_at(result: ScanResult, position: Vector, *, datedb: DateDB, embedder: Embedder) -> np.ndarray:
+    """How alike what is at any position is to all places of a scan: `likeness` of what the scan may have passed over.
+
+    Parameters
+    ----------
+    result : ScanResult
+        Finished, and its volume where it was.
+    position : (z, y, x) in Å
+    datedb, embedder
+        Those of the scan.
+
+    Returns
+    -------
+    float array, `n`
+
+    Raises
+    ------
+    GeometryError
+        If there is no density.
+    FormatError
+        If the volume, or the network that sharpened it, is not where it was.
+    """
+    found, plan = read_found(result), plan_again(result, datedb=datedb, embedder=embedder)
+    if plan.source is None:
+        sharpened = "" if plan.sharpening is None else ", and the network that sharpened it,"
+        raise FormatError(
+            f"expected the volume of {result.path}{sharpened} to embed another place",
+            got="none where it was",
+            hint="Put it back, or select a hit: the scan has kept the vectors of those.",
+        )
+    query = vector_at(plan, position)
+    return _alike(plan, query[None], _vectors(plan, result.path, found))[0]
 
 
 def project(similarity: np.ndarray, *, method: Literal["pca", "umap"] = "pca") -> np.ndarray:
@@ -133,6 +163,15 @@ def project(similarity: np.ndarray, *, method: Literal["pca", "umap"] = "pca") -
     plane = vectors[:, [-1, -2]] * np.sqrt(np.clip(values[[-1, -2]], 0, None))
     signs = np.sign(plane[np.abs(plane).argmax(axis=0), [0, 1]])  # an axis has no direction of its own
     return np.asarray(plane * np.where(signs == 0, 1, signs))
+
+
+def _alike(plan: ScanPlan, queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """How alike unit rows are to others, `q n`."""
+    if not plan.naming[0].matched:
+        return np.asarray(queries @ vectors.T)
+    from cryoscan.models.matching import Matcher
+
+    return Matcher(vectors, device=str(plan.embedder.device)).similarities(queries)
 
 
 def _vectors(plan: ScanPlan, path: Path, found: FoundPlaces) -> np.ndarray:

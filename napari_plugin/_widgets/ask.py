@@ -37,7 +37,9 @@ class AskWidget(Panel):
         self.docked.setToolTip("Turn and move the density to fit (takes a few seconds)")
         self.compare = self.button("Compare", "Show the density of the candidate at this place", self._preview)
         self.rename = self.button("Rename hit", "The selected hit is of this type", self._rename)
-        self.more = self.button("Find more like this", "Which places of the scan look like this one", self._alike)
+        self.more = self.button(
+            "Find more like this", "Which places of the scan look like what was clicked", self.controller.find_alike
+        )
         self.alike = table(["place", "type", "name", "alike"], stretch=2)
         self.alike.setMinimumHeight(130)
         self.alike.cellClicked.connect(self._go)
@@ -107,24 +109,6 @@ class AskWidget(Panel):
     def _show_previewed(self, _: object, words: str) -> None:
         answer = self.controller.asking.answer
         self.verdict.setText(f"{_verdict(answer.region)}<br>{words}" if answer is not None else words)
-
-    def _alike(self) -> None:
-        review, answer = self.controller.review, self.controller.asking.answer
-        if review.found is None or review.result is None:
-            self.controller.said.emit("warning", "There is no scan to look in: scan the volume first.")
-            return
-        if review.selection:
-            place = review.selection[-1]
-        elif answer is not None and len(review.found):
-            distance = np.linalg.norm(review.found.hits.positions - np.array(answer.region.centre), axis=1)
-            place = int(np.where(review.compared, distance, np.inf).argmin())
-        else:
-            self.controller.said.emit("warning", "Ask about a place first, or select a hit.")
-            return
-        if not review.compared[place]:
-            self.controller.said.emit("warning", "A region that was drawn by hand has no vector in the scan.")
-            return
-        self.controller.asking.find_alike(review.result.path, place)
 
     def _show_alike(self, similarity: np.ndarray) -> None:
         review = self.controller.review

@@ -7,7 +7,6 @@ from qtpy.QtWidgets import QFileDialog, QLineEdit
 
 from cryoscan.errors import ConfigError
 from napari_plugin._canvas import KEYS
-from napari_plugin._editing import merge, split
 from napari_plugin._widgets.parts import LayerChoice, Panel, fill, form, heading, note, table
 
 _BEFORE = "Until then hits, counts and exports are those of the regions before. U takes it back."
@@ -60,17 +59,22 @@ class CorrectWidget(Panel):
         )
         self.row(copy)
         self.column.addLayout(fields)
+        self.saving = self.button(
+            "Save …", "Write the layer to a file of its own, and a line in the journal", self._ask_save
+        )
         self.row(
             merging := self.button("Merge", "Make these regions one (Ctrl+Z undoes)", self._merge),
             splitting := self.button("Split", "Split the region that holds the points (Ctrl+Z undoes)", self._split),
-            self.button("Save …", "Write the layer to a file of its own, and a line in the journal", self._ask_save),
+            self.saving,
         )
         self.take_over = self.button(
             "Let hits and exports follow the layer", "Take the edited regions over", self._follow
         )
-        self.stop = self.button("Stop", "Leave the scan and its hits as they are", self.controller.editing.stop)
+        self.stop = self.button(
+            "Stop", "Leave the scan, its hits and the layer as they are", self.controller.editing.stop
+        )
         self.row(self.take_over, self.stop)
-        self._at_rest = (copy, merging, splitting, self.take_over)
+        self._at_rest = (copy, merging, splitting, self.saving, self.take_over)
         self.progress = note(_BEFORE)
         self.column.addWidget(self.progress)
         keys = ", ".join(f"<b>{key}</b> {what}" for key, what in KEYS.items())
@@ -87,13 +91,7 @@ class CorrectWidget(Panel):
 
     def save(self, path: Path) -> None:
         """Write the edited labels."""
-        from napari_plugin._writer import write_label_layer
-
-        layer = self._edited()
-        data, settings, _ = layer.as_layer_data_tuple()
-        write_label_layer(str(path), data, settings)
-        self.controller.review.note_labels(str(path))
-        self.controller.said.emit("info", f"Written: {path}")
+        self.controller.editing.save(self._edited(), path)
 
     def _show(self) -> None:
         review = self.controller.review
@@ -149,7 +147,7 @@ class CorrectWidget(Panel):
         text = self.merged.text().replace(",", " ").split()
         if not all(word.isdecimal() for word in text):
             raise ConfigError("expected numbers of regions", got=self.merged.text(), hint="Write them like 3, 17.")
-        self.controller.said.emit("info", merge(self._edited(), [int(word) for word in text]))
+        self.controller.editing.merge(self._edited(), [int(word) for word in text])
 
     def _split(self) -> None:
         points, density = self.points.layer, self.canvas.volume()
@@ -159,7 +157,7 @@ class CorrectWidget(Panel):
                 got="none",
                 hint="Add a points layer, put a point into each part of the region, and choose it here.",
             )
-        self.controller.said.emit("info", split(self._edited(), points, density))
+        self.controller.editing.split(self._edited(), points, density)
 
     def _follow(self) -> None:
         self.controller.editing.follow(self._edited())

@@ -18,9 +18,22 @@ from cryoscan.io import VolumeFile, open_volume, write_volume
 from cryoscan.models.checkpoint import save_network
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
 from cryoscan.provenance import Provenance
-from cryoscan.scan import ScanConfig, ScanPlan, open_scan, plan_scan, read_found, relabel, run_scan
+from cryoscan.redrawn import reviewed
+from cryoscan.scan import (
+    Journal,
+    ScanConfig,
+    ScanPlan,
+    open_scan,
+    paint_places,
+    place_numbers,
+    plan_scan,
+    read_found,
+    relabel,
+    run_scan,
+)
 from cryoscan.scan.sharpening import Sharpening
 from cryoscan.scan.tile import probe_speed
+from cryoscan.workflows import redraw_regions
 
 KINDS = sorted(EMBEDDERS)
 
@@ -172,6 +185,49 @@ def test_a_place_whose_name_is_changed_says_so(tmp_path, weights, monkeypatch):
     assert {one["as_it_is"] for one in told if one["as_it_is"]} <= {f"CATH {t}" for t in plain.hits.types}
     assert any(one["sharpened"] and one["as_it_is"] and one["sharpened"] != one["as_it_is"] for one in told)
     assert json.loads((tmp_path / "a.scan" / "summary.json").read_text())["changed_by_sharpening"] == told
+
+
+def test_regions_drawn_by_hand_are_named_as_places_are_and_say_both_answers(tmp_path, weights, monkeypatch):
+    write_volume(scene(), tmp_path / "volume.mrc")
+    source, embedder = VolumeFile(tmp_path / "volume.mrc"), EMBEDDERS["masked"]()
+    volume, about = source.open(), {"datedb": database(embedder), "embedder": embedder}
+    other = Volume(filled(volume), volume.voxel_size, volume.origin)
+    monkeypatch.setattr(Sharpening, "of", lambda self, _: other)
+    plan = planned("masked", volume, weights, source=source, enhance=True)
+    result = finished(replace(plan, background=plan.preflight.background), tmp_path / "a.scan")
+    assert [*paint_places(result, **about)]
+    found, numbers = read_found(result), np.asarray(place_numbers(result).data[:, :, :]).astype(int)
+    (shell, _), (small, _) = (
+        np.linalg.norm(found.hits.positions - (np.add(PLANTED[name], volume.origin))[:, None], axis=-1).argmin(axis=1)
+        for name in ("shell", "small")
+    )
+    first = len(found) + 1
+    drawn = np.select([numbers == shell + 1, numbers == small + 1], [first, first + 1], numbers)
+
+    def follow():
+        voxels = np.flatnonzero(drawn != numbers)
+        *_, last = redraw_regions(result, voxels, drawn.flat[voxels], **about)
+        Journal(result.path / "journal.jsonl").add("labels", last.positions, note=last.note)
+        return reviewed(result)
+
+    now = follow()
+    names = {entry: database(embedder).entry(entry).type for entry in PLANTED}
+    assert now.places.hits.types[-2:] == [names["solid"], names["small"]]
+    assert [now.found.plain[row][1] for row in (-2, -1)] == [names["shell"], names["small"]]
+    assert now.found.changed[-2:].tolist() == [True, False]
+    assert all(region.sharpened for region in now.redrawing.regions)
+
+    # without the network, they are looked at as they are, and that is known
+    def gone(_):
+        raise MissingFileError("expected a network", got="none", hint="Put it back.")
+
+    monkeypatch.setattr(Sharpening, "network", gone)
+    Journal(result.path / "journal.jsonl").undo()
+    now = follow()
+    assert now.places.hits.types[-2:] == [names["shell"], names["small"]]
+    assert now.found.plain[-2:] == (None, None)
+    assert not now.found.changed[-2:].any()
+    assert not any(region.sharpened for region in now.redrawing.regions)
 
 
 def filled(volume):

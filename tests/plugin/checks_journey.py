@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +43,10 @@ class Clock:
         timer.stop()
         assert condition(), "it did not happen in time"
         return self.longest
+
+    def rest(self, controller):
+        """Until no layer waits for its turn."""
+        return self.until(lambda: not controller.turns.busy)
 
     def wait(self, seconds):
         end = time.monotonic() + seconds
@@ -91,9 +96,10 @@ def test_a_day(window, toy_folder, tmp_path, capsys):
     quiet.until(lambda: controller.scanning.state == "done")
     assert "Finished" in scan.said.text()
     clock.until(lambda: controller.review.numbers is not None)
+    arriving = Clock()
+    arriving.rest(controller)
     names = [layer.name for layer in viewer.layers]
-    assert names[0] == "scene"
-    assert {"day domains", "day hits", "day score", "day margin"} <= set(names)
+    assert names == ["scene", "day score", "day margin", "day domains", "day hits"]
     hits = controller.review.places.hits
     assert len(controller.review.places.answer) >= 6
 
@@ -168,7 +174,8 @@ def test_a_day(window, toy_folder, tmp_path, capsys):
     with capsys.disabled():
         over = "" if stalls[-1] < _STALL else f" (more than {_STALL:g} s)"
         sys.stdout.write(
-            f"\nlongest stall: {stalls[-1]:.3f} s while scanning{over}, {clock.longest:.3f} s at other times\n"
+            f"\nlongest stall: {stalls[-1]:.3f} s while scanning{over}, {arriving.longest:.3f} s while the layers "
+            f"of the finished scan came, {clock.longest:.3f} s at other times\n"
         )
 
 
@@ -240,11 +247,13 @@ def test_a_scan_whose_volume_moved_says_so_until_the_volume_is_open(window, toy_
     viewer.add_image(np.zeros((5, 6, 7), np.float32), name="another volume")
     viewer.open(path, plugin="cryoscan")
     assert session.canvas.layer("hits") is not None
+    Clock().rest(session.controller)
     (said,) = [text for kind, text in heard if kind == "warning"]
     assert "not where it was" in said
     assert "Open it from where it is now" in said
     viewer.open(toy_folder / "scene.mrc", plugin="cryoscan")
     session.controller.open_scan(path)
+    Clock().rest(session.controller)
     assert len([kind for kind, _ in heard if kind == "warning"]) == 1
 
 
@@ -360,7 +369,8 @@ def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
     session.controller.asking.datedb = toy_folder / "toy.datedb"
     viewer.open(toy_folder / "scene.scan", plugin="cryoscan")
     assert session.controller.review.result is not None
-    assert [layer.name for layer in viewer.layers].count("scene hits") == 1
+    Clock().rest(session.controller)
+    assert [layer.name for layer in viewer.layers] == OF_A_SCAN  # the reader adds them, and nobody else
     correct = pages.pages["Correct"]
     assert not correct.stop.isEnabled()
     session.controller.editing.copy()
@@ -375,7 +385,11 @@ def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
     assert set(np.unique(before)) == set(range(7))
     correct.merged.setText("1, 2")
     correct._merge()
+    assert not correct.saving.isEnabled()
+    clock.until(lambda: not session.controller.editing.busy)
     assert not (np.asarray(layer.data) == 2).any()
+    plane = round(layer.world_to_data(viewer.dims.point)[0])
+    np.testing.assert_array_equal(layer._slice.image.raw, np.asarray(layer.data)[plane])  # what is on the screen
     layer.undo()
     np.testing.assert_array_equal(layer.data, before)
     where = np.argwhere(before == 3)
@@ -384,9 +398,16 @@ def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
     correct.points.setCurrentIndex(correct.points.findData(points.name))
     viewer.layers.selection.active = viewer.layers["scene"]
     correct._split()
+    clock.until(lambda: not session.controller.editing.busy)
     assert (np.asarray(layer.data) == 7).any()
     assert ((np.asarray(layer.data) > 0) == (before > 0)).all()
+    split = np.asarray(layer.data).copy()
+    layer.undo()
+    np.testing.assert_array_equal(layer.data, before)  # one step, however many parts
+    layer.redo()
+    np.testing.assert_array_equal(layer.data, split)
     correct.save(tmp_path / "edited.zarr")
+    clock.until(lambda: not session.controller.editing.busy)
     saved = open_labels(tmp_path / "edited.zarr")
     assert saved.classes[7] == saved.classes[3]
     assert session.controller.review.journal.changes[-1].what == "labels"
@@ -398,6 +419,7 @@ def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
     correct.take_over.click()
     assert not layer.editable
     clock.until(lambda: review.redrawing is not None)
+    clock.rest(session.controller)
     places, hits = session.canvas.layer("places"), session.canvas.layer("hits")
     np.testing.assert_array_equal(np.asarray(places.data[0] if places.multiscale else places.data), edited)
     assert len(hits.data) == 7
@@ -408,8 +430,66 @@ def test_edited_regions_merge_split_and_undo(window, toy_folder, tmp_path):
     assert correct.journal.item(0, 2).text() == "2 regions drawn by hand"
     pages.show_page("Correct")
     press(viewer, "U")
+    clock.rest(session.controller)
     assert len(session.canvas.layer("hits").data) == 6
+    copy = Path(layer.data.filename)
+    assert copy.exists()
+    viewer.layers.remove(layer)
+    assert not copy.exists()
     assert not [text for kind, text in heard if kind == "error"]
+
+
+OF_A_SCAN = ["scene", "scene score", "scene margin", "scene domains", "scene hits"]
+
+
+def test_layers_of_a_scan_come_one_per_turn_and_go_with_it(window, toy_folder, tmp_path):
+    viewer, _, session, heard = window
+    controller, canvas, clock = session.controller, session.canvas, Clock()
+    other = tmp_path / "other.scan"
+    shutil.copytree(toy_folder / "scene.scan", other)
+    turns, many = [], []
+    viewer.layers.events.inserted.connect(lambda _: turns.append(len(many)))
+    viewer.layers.events.removed.connect(lambda _: turns.append(len(many)))
+    controller.turns.step = lambda step=controller.turns.step: (many.append(1), step())
+    for path in (toy_folder / "scene.scan", other, toy_folder / "scene.scan"):
+        controller.open_scan(path)
+        controller.review.select([1])  # before there is a layer to select it in
+        clock.rest(controller)
+        clock.wait(0.2)  # drawn
+        names = [layer.name for layer in viewer.layers]
+        assert names == ["scene", *(f"{path.stem} {role}" for role in ("score", "margin", "domains", "hits"))]
+        hits = canvas.layer("hits")
+        assert hits.selected_data == {1}
+        assert hits.metadata["cryoscan"]["scan"] == str(path)
+        np.testing.assert_allclose(hits.face_color[:, 3], controller.review.shown)
+        assert canvas.layer("places").colormap.color_dict[2][3] == controller.review.colours()[2][3]
+        hits.opacity = 0.3
+    assert len(turns) == len(set(turns)) == 5 + 2 * 8
+    assert canvas.layer("hits").opacity == 0.3
+
+    # another scan is opened before the first has all its layers, and the user removes one that is about to go
+    controller.open_scan(other)
+    clock.until(lambda: any(layer.name == "other score" for layer in viewer.layers))
+    controller.open_scan(toy_folder / "scene.scan")
+    clock.rest(controller)
+    assert [layer.name for layer in viewer.layers] == OF_A_SCAN
+    controller.open_scan(other)
+    viewer.layers.remove("scene score")
+    clock.rest(controller)
+    assert [layer.name for layer in viewer.layers][1:] == [f"other {name.split()[1]}" for name in OF_A_SCAN[1:]]
+    assert not [text for kind, text in heard if kind == "error"]
+
+
+def test_a_window_that_is_closed_gets_no_more_layers(make_napari_viewer, toy_folder, monkeypatch):
+    monkeypatch.setattr("napari_plugin._asking.Asking.warm_up", lambda _: None)
+    viewer = make_napari_viewer(show=True)
+    session = session_of(viewer)
+    session.controller.open_scan(toy_folder / "scene.scan")
+    assert session.controller.turns.busy
+    viewer.close()
+    Clock().wait(0.3)
+    assert not len(viewer.layers)
+    assert not session.controller.turns.busy
 
 
 def test_labels_of_lattice_points_follow_thresholds_and_corrections_too(window, lattice_scan, tmp_path):

@@ -1,6 +1,7 @@
 """State and actions without Qt: scanning, asking, reviewing."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from cryoscan.batch import BatchConfig
 from cryoscan.datedb import open_datedb
 from cryoscan.errors import ExistingOutputError, GeometryError
 from cryoscan.io import VolumeFile, open_labels
+from cryoscan.models import InvariantEmbedder
 from cryoscan.scan import Journal, open_scan, read_found
+from cryoscan.scan.places import read_places
+from cryoscan.scan.relabel import plan_again
 from napari_plugin import _tasks
 from napari_plugin._asking import links
 from napari_plugin._controller import Controller
@@ -189,15 +193,41 @@ def test_a_place_is_named_with_what_it_is_and_where(reviewing, toy_folder, until
     np.testing.assert_allclose(answer.region.centre, hits.positions[0], atol=6)
 
 
-def test_more_like_this_puts_its_like_first(reviewing, until):
-    found = []
-    reviewing.asking.alike.connect(found.append)
-    reviewing.asking.find_alike(reviewing.review.result.path, 0)
+def test_more_like_this_is_about_what_was_pointed_at_last(reviewing, toy_folder, until):
+    found, hits, asking = [], reviewing.review.places.hits, reviewing.asking
+    asking.alike.connect(found.append)
+    reviewing.find_alike()
+    assert "Ask about a place first" in reviewing.heard[-1][1]
+    reviewing.review.select([0])
+    assert asking.this == 0
+    reviewing.find_alike()
     until(reviewing, lambda: found)
-    types = np.array(reviewing.review.places.hits.types)
     order = np.argsort(-found[0])
     assert order[0] == 0
-    assert types[order[1]] == types[0]
+    assert hits.types[order[1]] == hits.types[0]
+    beside = tuple(hits.positions[3] + (4.0, -3.0, 2.0))  # a click into a place, not in its middle
+    asking.what_is(VolumeFile(toy_folder / "scene.mrc"), beside, resolution=6.2)
+    reviewing.find_alike()
+    until(reviewing, lambda: len(found) == 2)
+    order = np.argsort(-found[1])
+    assert order[0] == 3
+    assert hits.types[order[1]] == hits.types[3]
+    assert found[1][3] < 1  # it is the click's own vector
+    reviewing.review.select([])
+    assert asking.this == beside
+    asking.this = (-31.5, 12.25, 407.125)
+    reviewing.find_alike()
+    until(reviewing, lambda: "Click into a protein" in reviewing.heard[-1][1])
+
+
+def test_more_like_this_looks_at_what_the_scan_looked_at(sharpened_scan, toy_folder):
+    datedb, result = toy_folder / "toy.datedb", open_scan(sharpened_scan)
+    plan = plan_again(result, datedb=open_datedb(datedb), embedder=InvariantEmbedder(4.0))
+    found = read_found(result)
+    point = read_places(plan, result.path, int(found.tile[2])).point[found.region[2]]
+    position = plan.grid.centres(point) * plan.embedder.voxel_size + plan.volume.origin
+    stored = _tasks.alike(sharpened_scan, datedb, [2])[0]
+    np.testing.assert_allclose(_tasks.alike_at(sharpened_scan, datedb, tuple(position)), stored, atol=1e-5)
 
 
 def test_solvent_is_an_answer_too(reviewing, toy_folder, until):
@@ -330,15 +360,42 @@ def test_corrections_are_written_down_and_undone(reviewing):
 class Edited:
     """The layer that is described by `Editing.copied`, as napari makes it."""
 
-    editable = True
+    editable, multiscale, colormap = True, False, None
 
     def __init__(self, described):
-        self.data, settings, _ = described
-        self.name, self.metadata, self.features = settings["name"], settings["metadata"], settings["features"]
-        self.colormap = None
+        self.data, self.settings, _ = described
+        self.name, self.metadata, self.features = (self.settings[k] for k in ("name", "metadata", "features"))
+        self.steps = 0
 
     def data_setitem(self, voxels, value):
+        assert not self.editable
         self.data[voxels] = value
+        self.steps += 1
+
+    def as_layer_data_tuple(self):
+        return self.data, {**self.settings, "features": self.features}, "labels"
+
+    def world_to_data(self, position):
+        return (np.asarray(position) - self.settings["translate"]) / self.settings["scale"]
+
+
+class Points:
+    """A points layer in Å."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def data_to_world(self, point):
+        return point
+
+
+class Density:
+    """An image layer that was opened from a file."""
+
+    name, ndim, metadata = "density", 3, {}
+
+    def __init__(self, path, scale):
+        self.source, self.scale = type("Source", (), {"path": path}), (scale,) * 3
 
 
 @pytest.fixture
@@ -436,12 +493,21 @@ def test_what_sharpening_changed_is_said_also_after_a_drawing(
     layer.data[layer.data == 4] = 0
     followed(controller, layer)
     assert review.unsafe.tolist() == [False, True, False, False, False, False, False]
-    assert review.without_sharpening(6) == ""  # nobody asked what it would be called then
+    assert review.without_sharpening(6) == "Without sharpening the label is the same."
     assert "Neither" in review.without_sharpening(1)
     layer.data[layer.data == 2] = 1
     followed(controller, layer)
     assert not review.unsafe.any()
-    assert review.without_sharpening(0) == ""
+    assert review.without_sharpening(0) == "Without sharpening the label is the same."
+    folder, file = tmp_path / "sharp.scan", tmp_path / "sharp.scan" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["planned"]["sharpening"]["weights"] = str(tmp_path / "gone.safetensors")
+    file.write_text(json.dumps(manifest))
+    controller.open_scan(folder)
+    layer.data[layer.data == 5] = 1
+    followed(controller, layer)
+    assert "looked at without sharpening only, as the network" in review.without_sharpening(0)
+    assert review.without_sharpening(6) == "Without sharpening the label is the same."  # as it was found then
 
 
 def test_only_a_copy_of_the_open_scan_is_taken_over(reviewing, copied):
@@ -469,12 +535,110 @@ def test_a_comparison_can_be_stopped_and_leaves_the_scan_as_it_was(reviewing, co
     assert not reviewing.review.journal.changes
 
 
+def waits(controller, until):
+    """Until the editing is done; gives what was said."""
+    before = len(controller.heard)
+    assert controller.editing.busy
+    until(controller, lambda: not controller.editing.busy)
+    return [text for _, text in controller.heard[before:]]
+
+
+def is_left_alone(controller, until):
+    """What was being done is stopped, and said to be."""
+    until(controller, lambda: not controller.editing.busy)
+    return controller.heard[-1] == ("info", "Stopped: everything is as it was.")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_regions_are_merged_split_and_saved_beside_the_window(reviewing, copied, until, folder, tmp_path, shared):
+    editing, layer = reviewing.editing, copied(reviewing)
+    if not shared:
+        layer.data = np.asarray(layer.data).astype(np.int16)  # in memory only, as another plug-in may leave it
+    before, steps = np.array(layer.data), []
+    editing.progressed.connect(lambda *step: steps.append(step))
+    editing.merge(layer, [1, 2])
+    assert not layer.editable
+    with pytest.raises(GeometryError, match="one copy at a time"):
+        editing.split(layer, Points(np.zeros((2, 3))), None)
+    assert waits(reviewing, until) == ["Regions 1, 2 are one now, number 1."]
+    np.testing.assert_array_equal(layer.data, np.where(before == 2, 1, before))
+    assert steps == [(41, 41, "planes searched")]
+    assert layer.steps == 1
+    grid = reviewing.review.numbers
+    where = np.argwhere(before == 3)
+    ends = where[[where[:, 2].argmin(), where[:, 2].argmax()]]
+    editing.split(layer, Points(grid.to_position(ends)), Density(folder / "scene.mrc", grid.voxel_size))
+    assert waits(reviewing, until) == ["Region 3 is split; the new parts are 7."]
+    assert layer.steps == 2
+    np.testing.assert_array_equal(layer.data > 0, before > 0)
+    assert (layer.data[before == 3] == 7).any()
+    editing.save(layer, tmp_path / "edited.zarr")
+    assert waits(reviewing, until) == [f"Written: {tmp_path / 'edited.zarr'}"]
+    saved = open_labels(tmp_path / "edited.zarr")
+    np.testing.assert_array_equal(saved.labels(), layer.data)
+    assert saved.classes[7] == saved.classes[3]
+    assert saved.volume.voxel_size == pytest.approx(grid.voxel_size)
+    np.testing.assert_allclose(saved.volume.origin, grid.origin, atol=1e-6)
+    assert reviewing.review.journal.changes[-1].note == str(tmp_path / "edited.zarr")
+    assert layer.editable
+    assert len(list(editing._folder.iterdir())) == 1  # what was handed over for a while is gone
+    editing.merge(layer, [3, 99])
+    (said,) = waits(reviewing, until)
+    assert "Expected two regions or more; got 3" in said
+    assert layer.editable
+
+
+def test_a_merge_is_stopped_while_it_is_handed_over_and_while_it_is_done(reviewing, copied, until):
+    editing, layer = reviewing.editing, copied(reviewing)
+    before = np.array(layer.data)
+    editing.merge(layer, [1, 2])
+    editing.stop()
+    assert is_left_alone(reviewing, until)
+    layer.data = before.copy()
+    editing.merge(layer, [1, 2])
+    assert reviewing.turns.busy
+    editing.stop()
+    assert not reviewing.busy
+    assert is_left_alone(reviewing, until)
+    np.testing.assert_array_equal(layer.data, before)
+    assert layer.steps == 0
+    assert layer.editable
+    assert len(list(editing._folder.iterdir())) == 1
+
+
+def test_a_copy_that_is_removed_leaves_nothing_on_the_disk_and_can_come_back(reviewing, copied, until, folder):
+    editing, layer = reviewing.editing, copied(reviewing)
+    other, before = copied(reviewing), np.array(layer.data)
+    editing.forget(other)
+    assert [path.name for path in editing._folder.iterdir()] == [Path(layer.data.filename).name]
+    editing.merge(layer, [1, 2])
+    editing.forget(layer)  # which ends what is done with it
+    assert is_left_alone(reviewing, until)
+    assert not list(editing._folder.iterdir())
+    np.testing.assert_array_equal(layer.data, before)
+    editing.merge(layer, [1, 2])  # somebody kept it, and added it again
+    assert waits(reviewing, until) == ["Regions 1, 2 are one now, number 1."]
+    np.testing.assert_array_equal(layer.data, np.where(before == 2, 1, before))
+    editing.follow(layer)
+    waits(reviewing, until)
+    np.testing.assert_array_equal(reviewing.review.numbers.data[:, :, :], layer.data)
+
+
+def test_a_layer_that_is_read_from_a_file_is_not_edited(reviewing, copied):
+    layer = copied(reviewing)
+    layer.data, layer.multiscale = [layer.data, layer.data], True
+    with pytest.raises(GeometryError, match="Make a copy to edit"):
+        reviewing.editing.merge(layer, [1, 2])
+    assert layer.editable
+    assert not reviewing.editing.busy
+
+
 def test_closing_ends_a_comparison_and_removes_the_copies(folder, copied):
     closing = Controller()
     closing.heard = []
     closing.open_scan(folder / "scene.scan")
     layer = copied(closing)
-    copy = Path(layer.metadata["cryoscan edited"]["file"])
+    copy = Path(layer.data.filename)
     assert copy.stat().st_size == 4 * layer.data.size
     layer.data[layer.data == 3] = 1
     closing.editing.follow(layer)

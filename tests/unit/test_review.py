@@ -7,12 +7,12 @@ import shutil
 
 import numpy as np
 import pytest
-from scan_worker import database, plan_of, scene, toy
+from scan_worker import EMBEDDERS, PLANTED, database, plan_of, scene, toy
 
-from cryoscan import LabelClass
+from cryoscan import LabelClass, Volume
 from cryoscan.batch import BatchConfig, read_recipe, write_recipe
-from cryoscan.errors import ConfigError, CryoscanError, ExistingOutputError, FormatError, ResourceError
-from cryoscan.io import open_labels
+from cryoscan.errors import ConfigError, CryoscanError, ExistingOutputError, FormatError, GeometryError, ResourceError
+from cryoscan.io import VolumeFile, open_labels, write_volume
 from cryoscan.scan import (
     Journal,
     ScanConfig,
@@ -20,6 +20,7 @@ from cryoscan.scan import (
     corrected_result,
     discard_unfinished,
     likeness,
+    likeness_at,
     open_scan,
     paint_places,
     place_numbers,
@@ -28,6 +29,8 @@ from cryoscan.scan import (
     relabel,
     run_scan,
 )
+from cryoscan.scan.places import read_places
+from cryoscan.scan.relabel import plan_again
 from cryoscan.workflows import export_scan
 
 
@@ -170,6 +173,58 @@ def test_places_of_a_type_are_alike(scan):
     for place in range(len(found)):
         other = np.flatnonzero((types == types[place]) & (np.arange(len(found)) != place))
         assert similarity[place, other].max() > similarity[place, types != types[place]].max()
+
+
+@pytest.fixture(scope="module", params=["masked", "windows"])
+def partial(request, tmp_path_factory):
+    """A scan of a volume on disk, its embedder, and the middle of a shape in Å that it was told to pass over."""
+    folder = tmp_path_factory.mktemp("partial")
+    write_volume(scene(), folder / "scene.mrc")
+    source = VolumeFile(folder / "scene.mrc")
+    volume = source.open()
+    passed_over = np.asarray(PLANTED["shell"][0]) + volume.origin
+    there = np.moveaxis(np.indices(volume.shape), 0, -1) * volume.voxel_size + volume.origin
+    mask = (np.linalg.norm(there - passed_over, axis=-1) > 40).astype(np.int8)
+    mask = Volume(mask, volume.voxel_size, volume.origin)
+    for _ in run_scan(plan_of(request.param, volume, source=source, mask=mask), folder / "a.scan"):
+        pass
+    return open_scan(folder / "a.scan"), EMBEDDERS[request.param](), tuple(passed_over)
+
+
+def test_any_place_is_embedded_as_the_scan_embedded_its_own(partial):
+    result, embedder, _ = partial
+    datedb, found = database(embedder), read_found(result)
+    plan = plan_again(result, datedb=datedb, embedder=embedder)
+    stored = likeness(result, range(len(found)), datedb=datedb, embedder=embedder)
+    for place in range(len(found)):
+        point = read_places(plan, result.path, int(found.tile[place])).point[found.region[place]]
+        position = plan.grid.centres(point) * embedder.voxel_size + plan.volume.origin
+        alike = likeness_at(result, tuple(position), datedb=datedb, embedder=embedder)
+        np.testing.assert_allclose(alike, stored[place], atol=1e-6)
+
+
+def test_what_the_scan_passed_over_is_like_its_like(partial):
+    result, embedder, passed_over = partial
+    found = read_found(result)
+    assert np.linalg.norm(found.hits.positions - passed_over, axis=1).min() > 20
+    alike = likeness_at(result, passed_over, datedb=database(embedder), embedder=embedder)
+    assert alike.shape == (len(found),)
+    assert found.hits.entries[int(alike.argmax())] == "shell"
+    for nothing in ((-31.5, 12.25, 407.125), (-1e4, 0.0, 0.0)):
+        with pytest.raises(GeometryError, match="Click into a protein"):
+            likeness_at(result, nothing, datedb=database(embedder), embedder=embedder)
+
+
+def test_density_that_is_no_group_of_a_proteins_size_is_compared_as_it_lies(partial, monkeypatch):
+    result, embedder, passed_over = partial
+    monkeypatch.setattr("cryoscan.scan.places._RESIDUES", (1e6, 1e7))
+    alike = likeness_at(result, passed_over, datedb=database(embedder), embedder=embedder)
+    assert read_found(result).hits.entries[int(alike.argmax())] == "shell"
+
+
+def test_another_place_needs_the_volume(scan):
+    with pytest.raises(FormatError, match="select a hit"):
+        likeness_at(scan, (0.0, 0.0, 0.0), datedb=database(toy()), embedder=toy())
 
 
 def test_projection_keeps_what_is_alike_together(rng):
