@@ -229,7 +229,7 @@ def in_company(vectors: np.ndarray, envelopes: np.ndarray, *, others: int = 2) -
     """
     rng, synthesise = np.random.default_rng(0), harmonics().synthesise
     layers = vectors.shape[1] // (DEGREES**2 * SHELLS)
-    x_NLZYX = synthesise(_tensor(vectors).reshape(-1, DEGREES**2, SHELLS)).unflatten(0, (-1, layers))
+    x_NLZYX = synthesise(_tensor(vectors).reshape(-1, DEGREES**2, SHELLS)).reshape(-1, layers, *(WINDOW,) * 3)
     m_NZYX = (synthesise(_tensor(envelopes).reshape(-1, DEGREES**2, SHELLS)) - _FAR_OUTSIDE).clamp(0, 1)
     mean_N = (x_NLZYX[:, 0] * m_NZYX).sum((1, 2, 3)) / m_NZYX.sum((1, 2, 3)).clamp_min(1e-6)
     x_NLZYX = x_NLZYX / mean_N.clamp_min(1e-6)[:, None, None, None, None]  # all proteins are equally dense
@@ -253,9 +253,11 @@ def in_company(vectors: np.ndarray, envelopes: np.ndarray, *, others: int = 2) -
 def _moved(x_ZYX: torch.Tensor, step: np.ndarray) -> torch.Tensor:
     """By whole voxels; what leaves the window is gone."""
     out, edge = torch.zeros_like(x_ZYX), x_ZYX.shape[-1]
-    to = tuple(slice(max(0, s), edge + min(0, s)) for s in step.tolist())
-    of = tuple(slice(max(0, -s), edge - max(0, s)) for s in step.tolist())
-    out[(..., *to)] = x_ZYX[(..., *of)]
+    to, of = [], []
+    for s in step.tolist():
+        to.append(slice(max(0, s), edge + min(0, s)))
+        of.append(slice(max(0, -s), edge - max(0, s)))
+    out[..., to[0], to[1], to[2]] = x_ZYX[..., of[0], of[1], of[2]]
     return out
 
 
