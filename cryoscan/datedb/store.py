@@ -138,6 +138,12 @@ class DateDB:
                     got=str(found),
                     hint="Rebuild the DateDB.",
                 )
+        if self.shapes is not None and self.shapes.usual.shape[1:] != (2, n):
+            raise FormatError(
+                f"expected what strangers reach with {n} rows, alone and in company",
+                got=f"an array of shape {self.shapes.usual.shape}",
+                hint="An earlier version wrote it: rebuild the DateDB.",
+            )
         bad = [entry.id for entry in self.entries if not 0 <= entry.row < n]
         if bad:
             raise FormatError(

@@ -399,6 +399,8 @@ def test_a_database_measures_what_strangers_reach_of_entries_that_lack_it(tmp_pa
     everyone = tuple(Entry(f"m{i}", "CATH", f"1.10.8.{i + 1}", i, pdb=f"p{i}") for i in range(count + 1))
     about = describe_embedder(InvariantEmbedder(contour=0.0)) | {"secondary": None}
     bare = DateDB(everyone[:-1], {6.0: vectors[:-1]}, about, shapes=shapes.take(np.arange(count)))
+    with pytest.raises(FormatError, match="alone and in company"):
+        replace(bare, shapes=replace(shapes.take(np.arange(count)), usual=np.ones((1, count), np.float32)))
     few = replace(bare, entries=everyone[:40])
     assert with_strangers_reach(few) is few  # forty types do not say what is usual
     db = with_strangers_reach(bare)
