@@ -167,7 +167,7 @@ class Editing:
 
         def event(what: Any) -> None:
             if isinstance(what, Regrouped):
-                self._regroup(layer, what)
+                _renumber_voxels(layer, what.voxels, was=what.regions, numbers=what.numbers)
                 one = ", ".join(map(str, (what.from_region, *what.regions)))
                 self.said.emit("info", f"Regions {one} are one now, number {what.from_region}.")
             else:
@@ -201,7 +201,7 @@ class Editing:
 
         def event(what: Any) -> None:
             if isinstance(what, Regrouped):
-                self._regroup(layer, what)
+                _renumber_voxels(layer, what.voxels, was=[what.from_region], numbers=what.numbers)
                 _name_like(layer, what.from_region, list(what.regions))
                 new = ", ".join(map(str, what.regions))
                 self.said.emit("info", f"Region {what.from_region} is split; the new parts are {new}.")
@@ -274,10 +274,6 @@ class Editing:
 
     def _show_planes(self, what: PlanesCompared, done: str) -> None:
         self.progressed.emit(what.done, what.total, f"planes {done}")
-
-    def _regroup(self, layer: Any, what: Regrouped) -> None:
-        """Change a layer as one step that can be undone."""
-        layer.data_setitem(np.unravel_index(what.voxels, np.shape(layer.data)), what.numbers)
 
     def _new_file(self) -> Path:
         if self._remove is None:
@@ -380,9 +376,16 @@ def _require_editable(layer: Any) -> None:
 def _renumber(layer: Any, what: Renumbered) -> None:
     for number, (old, voxels) in sorted(what.new.items(), reverse=True):  # the old number may be another's new one
         if old != number:
-            layer.data_setitem(np.unravel_index(voxels, np.shape(layer.data)), number)
+            _renumber_voxels(layer, voxels, was=[old], numbers=np.full(len(voxels), number))
             _name_like(layer, old, [number])
     layer.metadata[_KEY]["numbers"] |= set(what.new)
+
+
+def _renumber_voxels(layer: Any, voxels: np.ndarray, *, was: Sequence[int], numbers: np.ndarray) -> None:
+    """One step that can be undone. What a region has lost since it was looked at stays: napari's undo knows no lock."""
+    where = np.unravel_index(voxels, np.shape(layer.data))
+    still = np.isin(layer.data[where], was)
+    layer.data_setitem(tuple(axis[still] for axis in where), numbers[still])
 
 
 def _name_like(layer: Any, label: int, new: list[int]) -> None:

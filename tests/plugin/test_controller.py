@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -591,8 +592,11 @@ def test_regions_are_merged_split_and_saved_beside_the_window(reviewing, copied,
 def test_a_merge_is_stopped_while_it_is_handed_over_and_while_it_is_done(reviewing, copied, until):
     editing, layer = reviewing.editing, copied(reviewing)
     before = np.array(layer.data)
+    beside = editing._background._process
+    beside.send_signal(signal.SIGSTOP)  # or it may be done before it hears that it should stop
     editing.merge(layer, [1, 2])
     editing.stop()
+    beside.send_signal(signal.SIGCONT)
     assert is_left_alone(reviewing, until)
     layer.data = before.copy()
     editing.merge(layer, [1, 2])
@@ -604,6 +608,19 @@ def test_a_merge_is_stopped_while_it_is_handed_over_and_while_it_is_done(reviewi
     assert layer.steps == 0
     assert layer.editable
     assert len(list(editing._folder.iterdir())) == 1
+
+
+def test_what_was_undone_during_a_merge_stays_undone(reviewing, copied, until):
+    editing, layer = reviewing.editing, copied(reviewing)
+    layer.data = np.asarray(layer.data).copy()  # in memory only: the other process sees what was handed over
+    editing.merge(layer, [1, 2])
+    until(reviewing, lambda: not reviewing.turns.busy)
+    undone = np.argwhere(layer.data == 2)[::2]
+    layer.data[tuple(undone.T)] = 5
+    before = layer.data.copy()
+    waits(reviewing, until)
+    np.testing.assert_array_equal(layer.data, np.where(before == 2, 1, before))
+    assert (layer.data[tuple(undone.T)] == 5).all()
 
 
 def test_a_copy_that_is_removed_leaves_nothing_on_the_disk_and_can_come_back(reviewing, copied, until, folder):
