@@ -62,6 +62,8 @@ def rounded_part(part: object) -> object:
 def cell(found: dict, key: str, metric: str) -> str:
     """Before, classical and after."""
     base, name = key.removesuffix(metric), metric
+    if f"{key}.before" not in found:  # no map reaches this resolution
+        return "–"
     values = (found[f"{key}.before"], found[f"{base}classical.{name}.after"], found[f"{key}.after"])
     digits = 2 if metric.startswith("fsc") else 3
     return " / ".join(f"{value:.{digits}f}".lstrip("0") for value in values)
