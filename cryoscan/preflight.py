@@ -112,7 +112,7 @@ def inspect(volume: Volume, *, resolution: Angstrom | None, coarsest: Angstrom) 
     elif finest > 0.8 * coarsest:
         warnings.append(f"At {finest:.1f} Å many domains look alike: take the names as suggestions.")
     if resolution is None and finest <= coarsest:
-        warnings.append("The resolution is not known (--resolution): several are tried, which is less certain.")
+        warnings.append("The resolution is not known (--resolution): names are less certain.")
     try:
         contour = contour_level(values[::_EVERY])
     except CryoscanError:

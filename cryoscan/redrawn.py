@@ -167,6 +167,11 @@ def reviewed(result: ScanResult) -> Reviewed:
     return Reviewed(result, *review(found, changes, redrawing), redrawing, open_points(result))
 
 
+def changed(result: ScanResult) -> Reviewed | None:
+    """A finished scan that somebody has corrected; None if all is as it was scanned. Raises as `reviewed` does."""
+    return reviewed(result) if Journal(result.path / "journal.jsonl").standing() else None
+
+
 def last_redrawing(result: ScanResult, changes: Sequence[Change], known: Redrawing | None = None) -> Redrawing | None:
     """The drawing that counts after some changes that stand; None if there is none.
 

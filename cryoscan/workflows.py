@@ -43,7 +43,7 @@ from cryoscan.labels import LabelClass, LabelMap
 from cryoscan.models import InvariantEmbedder
 from cryoscan.models.cryosamu import CryoSamu
 from cryoscan.preflight import Preflight, inspect
-from cryoscan.redrawn import DrawnRegion, Reviewed, reviewed, write_redrawing
+from cryoscan.redrawn import DrawnRegion, Reviewed, changed, reviewed, write_redrawing
 from cryoscan.scan import (
     Executor,
     Journal,
@@ -234,11 +234,16 @@ def identify_map(
         )
     answers: dict[int, Region] = {}
     boxes, reach = tree.node_boxes(), _EDGE + max(datedb.banks) + 3 * loaded.voxel_size
-    for done, node in enumerate(nodes, start=1):
+
+    def asked(node: int, cut_out: Callable[..., np.ndarray] = _one_window) -> Region:
         box = _grown(boxes[node], loaded, reach)
         soft = soft_mask(tree.node_mask(node, box), voxel_size=loaded.voxel_size, width=_EDGE)
-        answer = _best_answer(loaded.crop(box), node, soft, preflight, datedb, embedder, top, schemes)
-        answers[node] = replace(answer, volume_A3=float(tree.counts[node] * voxel_A3))
+        part = loaded.crop(box)
+        answer = _best_answer(part, node, soft, preflight, datedb, embedder, top, schemes, cut_out=cut_out)
+        return replace(answer, volume_A3=float(tree.counts[node] * voxel_A3))
+
+    for done, node in enumerate(nodes, start=1):
+        answers[node] = asked(node)
         yield RegionsScored(done, len(nodes))
     # weighted by volume, so that a group wins over its parts only if it fits better than they do on average
     scores = {
@@ -247,6 +252,8 @@ def identify_map(
         if answer.candidates
     }
     kept = sorted(best_disjoint(tree, scores), key=lambda node: -tree.counts[node])
+    if datedb.matched:  # what stays is asked about both middles, as a region is that somebody points at
+        answers |= {node: asked(node, region_windows) for node in kept}
     regions = tuple(replace(answers[node], id=label) for label, node in enumerate(kept, start=1))
     labels = LabelMap(
         Volume(tree.labels_of(kept), loaded.voxel_size, loaded.origin),
@@ -872,12 +879,13 @@ def export_scan(
     for path in wanted:
         refuse_existing(path, overwrite=overwrite)
     written = Journal(result.path / "journal.jsonl")
-    changed = bool(written.standing()) and not as_scanned
-    now = reviewed(result) if changed else None
+    now = None if as_scanned else changed(result)
     found = result.hits if now is None else now.places.answer
     if hits is not None:
         name = tomogram_name or result.path.resolve().stem
-        write_hits(found, hits, volume=result.grid, convention=convention, tomogram_name=name, overwrite=overwrite)
+        write_hits(
+            found, hits, volume=result.whole_grid, convention=convention, tomogram_name=name, overwrite=overwrite
+        )
     if labels is not None:
         write_labels(result.labels() if now is None else now.labels(), labels, ngff=ngff, overwrite=overwrite)
     if journal is not None:

@@ -19,7 +19,8 @@ def write_recipe(config: ScanConfig, path: Path, *, overwrite: bool = False) -> 
     ExistingOutputError, ResourceError
         If the file is there already, or cannot be written.
     """
-    settings = config.model_dump(mode="json", exclude_defaults=True)
+    kept = config.model_dump(mode="json", include=set(ScanConfig.labelling), exclude_none=True)
+    settings = {**config.model_dump(mode="json", exclude_defaults=True), **kept}  # a default may have been chosen
     text = yaml.safe_dump({"scan": settings}, sort_keys=False, allow_unicode=True)
     try:
         write_atomically(refuse_existing(path, overwrite=overwrite), text)

@@ -9,7 +9,6 @@ from cryoscan.errors import ExistingOutputError
 from cryoscan.provenance import Provenance, write_atomically
 from cryoscan.scan import ScanResult, open_scan
 from cryoscan.scan.folder import exclusive
-from cryoscan.units import Angstrom, Shape, Vector
 
 RECORDS = "batch"
 """Folder of the records, beside the scans."""
@@ -41,8 +40,6 @@ class VolumeRecord:
     warnings : tuple of str
     error : str
         Why the last try failed; empty if it did not.
-    grid : (shape, voxel size, origin), optional
-        Of the whole volume.
     """
 
     path: str
@@ -50,7 +47,6 @@ class VolumeRecord:
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     error: str = ""
-    grid: tuple[Shape, Angstrom, Vector] | None = None
 
 
 def read_record(scan: Path) -> VolumeRecord | None:
@@ -58,16 +54,14 @@ def read_record(scan: Path) -> VolumeRecord | None:
     try:
         values = json.loads(_record_path(scan).read_text(encoding="utf-8"))
         provenance = values["provenance"]
-        grid = values["grid"]
         return VolumeRecord(
             str(values["path"]),
             None if provenance is None else Provenance.from_json(provenance),
             float(values["seconds"]),
             tuple(values["warnings"]),
             str(values["error"]),
-            None if grid is None else (tuple(grid[0]), float(grid[1]), tuple(grid[2])),
         )
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -304,9 +304,8 @@ def _begun(item: BatchItem, before: VolumeRecord) -> VolumeRecord:
     """The record of a scan that goes on, or that starts anew."""
     assert item.provenance is not None
     same = before.provenance is not None and not before.provenance.differences(item.provenance)
-    grid = None if item.grid is None else (item.grid.shape, item.grid.voxel_size, item.grid.origin)
     seconds = before.seconds if same else 0.0
-    return VolumeRecord(str(item.path), item.provenance, seconds, item.warnings, "", grid)
+    return VolumeRecord(str(item.path), item.provenance, seconds, item.warnings)
 
 
 def _progress(name: str, event: Any) -> VolumeProgress:

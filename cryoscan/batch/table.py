@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from cryoscan.batch.record import RECORDS, Status, VolumeRecord, read_record, status_on_disk
+from cryoscan.batch.record import RECORDS, Status, read_record, status_on_disk
 from cryoscan.errors import ExistingOutputError, FormatError
 from cryoscan.export import Convention, write_hits_csv_of_many, write_star_of_many
 from cryoscan.hits import Hits
 from cryoscan.provenance import write_atomically
+from cryoscan.redrawn import changed
 from cryoscan.scan import ScanResult, open_scan
 from cryoscan.units import Angstrom, Shape
 from cryoscan.volume import Volume
@@ -162,16 +161,9 @@ def _finished(output: Path) -> Iterator[tuple[str, Hits, Volume]]:
     for scan in sorted(output.glob("[!.]*.scan")):
         result = open_scan(scan)
         if result.is_complete:
-            record = read_record(scan)
-            yield scan.name.removesuffix(".scan"), result.hits, _whole_grid(result, record)
-
-
-def _whole_grid(result: ScanResult, record: VolumeRecord | None) -> Volume:
-    """The grid of the volume, not only of the planes that were scanned: RELION counts from its centre."""
-    if record is None or record.grid is None:
-        return result.grid
-    shape, voxel_size, origin = record.grid
-    return Volume(np.broadcast_to(np.float32(0), shape), voxel_size, origin)
+            now = changed(result)
+            hits = result.hits if now is None else now.places.answer
+            yield scan.name.removesuffix(".scan"), hits, result.whole_grid
 
 
 def _row(scan: Path, name: str, item: "BatchItem | None") -> BatchRow:

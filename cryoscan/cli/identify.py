@@ -142,6 +142,7 @@ def _answer(
 
     from cryoscan import workflows
     from cryoscan.datedb.build import embedder_for
+    from cryoscan.errors import ConfigError
 
     embedder = embedder_for(db)
     if regions is None and not segment:
@@ -154,6 +155,12 @@ def _answer(
     if regions is not None:
         answer = workflows.identify(given.volume, regions, datedb=db, embedder=embedder, crowded=crowded, **settings)
         return replace(answer, labels=workflows.region_labels(given.volume, regions, answer))
+    if crowded:
+        raise ConfigError(
+            "expected a region with --crowded (--mask, --labels, --box or --center)",
+            got="a map that is cut into regions",
+            hint="Give a region, or leave --crowded out.",
+        )
     events = workflows.identify_map(given.volume, datedb=db, embedder=embedder, **settings, **grouping)
     last = show.to_the_end(events, "regions compared")
     assert isinstance(last, workflows.Identification)

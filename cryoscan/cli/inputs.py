@@ -92,7 +92,7 @@ def only_one(**options: object) -> None:
         raise ConfigError(
             f"expected one of {', '.join(f'--{name}' for name in options)}",
             got=" and ".join(given),
-            hint="Give one of them; without any the whole map is taken.",
+            hint="Give one of them, or none.",
         )
 
 

@@ -77,7 +77,8 @@ def build_from_files(
         if event.result is None:
             yield event
             continue
-        written = with_strangers_reach(event.result).write(path, overwrite=overwrite, dtype=config.dtype)
+        db = replace(event.result, calibration=config.calibration, shape_calibration=config.shape_calibration)
+        written = with_strangers_reach(db).write(path, overwrite=overwrite, dtype=config.dtype)
         if towers is not None:
             towers.put_into(path)
         yield replace(event, result=written)

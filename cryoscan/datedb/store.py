@@ -13,6 +13,7 @@ import numpy.typing as npt
 from cryoscan.datedb.hierarchy import LEVEL_NAMES, levels, node_name
 from cryoscan.embedding import Embedder, unit_rows
 from cryoscan.errors import (
+    ConfigError,
     FormatError,
     GeometryError,
     MismatchError,
@@ -233,7 +234,19 @@ class DateDB:
 
         The same domain is often classified by CATH and by SCOPe; labels should speak one
         language. A user's own schemes stay. If nothing would remain, everything does.
+
+        Raises
+        ------
+        ConfigError
+            If neither the database nor anybody else has a scheme of this name; upper and lower case do not matter.
         """
+        known = sorted({*LEVEL_NAMES, *(entry.scheme for entry in self.entries)})
+        spelt = [name for name in known if name.lower() == scheme.lower()]
+        if not spelt:
+            raise ConfigError(
+                f"expected a scheme: {', '.join(known)}", got=scheme, hint="Mend the setting 'scheme' (--scheme)."
+            )
+        scheme = spelt[0]
         kept = tuple(entry for entry in self.entries if entry.scheme == scheme or entry.scheme not in LEVEL_NAMES)
         return replace(self, entries=kept) if kept else self
 

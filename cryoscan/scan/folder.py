@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,7 @@ def write_manifest(plan: ScanPlan, path: Path) -> None:
         "format_version": FORMAT_VERSION,
         "provenance": plan.provenance.to_json(),
         "volume": {"shape": plan.volume.shape, "voxel_size_A": plan.volume.voxel_size, "origin_A": plan.volume.origin},
+        "whole": _whole(plan),
         "source": None if plan.source is None else plan.source.to_json(),
         "datedb": None if plan.datedb.path is None else str(plan.datedb.path.resolve()),
         "bank_A": plan.bank,
@@ -133,6 +134,14 @@ def write_manifest(plan: ScanPlan, path: Path) -> None:
         "warnings": list(plan.preflight.warnings),
     }
     write_atomically(path / "manifest.json", json.dumps(content, indent=1))
+
+
+def _whole(plan: ScanPlan) -> dict[str, Any] | None:
+    """Grid of the volume that some planes were taken from: RELION counts from its centre, people in its planes."""
+    if plan.source is None or plan.source.z_range is None:
+        return None
+    whole = replace(plan.source, z_range=None).open()
+    return {"shape": whole.shape, "origin_A": whole.origin}
 
 
 def is_complete(path: Path) -> bool:

@@ -55,6 +55,15 @@ class ScanResult:
         return Volume(np.broadcast_to(np.float32(0), shape), voxel_size, origin)
 
     @property
+    def whole_grid(self) -> Volume:
+        """The grid of the volume that the scanned planes are of; as `grid` if all were scanned."""
+        whole = self.manifest.get("whole")
+        if whole is None:
+            return self.grid
+        values = np.broadcast_to(np.float32(0), tuple(whole["shape"]))
+        return Volume(values, self.manifest["volume"]["voxel_size_A"], tuple(whole["origin_A"]))
+
+    @property
     def score(self) -> Volume:
         """Cosine of the best type at every lattice point; 0 where no density is."""
         return open_volume(self.path / "score.zarr")

@@ -133,6 +133,7 @@ MISTAKES = {
     "unreadable place": ("identify map.mrc --center 1,2 --radius 5 --datedb small.datedb", "x,y,z"),
     "place outside": ("identify map.mrc --center 9e4,0,0 --radius 5 --datedb small.datedb", "coordinate system"),
     "unknown scheme": ("identify map.mrc --scheme ECOD --datedb small.datedb", "It has CATH, SCOPe, user"),
+    "crowded, but no region": ("identify map.mrc --segment --crowded --datedb small.datedb", "Give a region"),
     "unknown chain": (
         f"simulate density {DATA}/ugly.pdb -o o.mrc --resolution 6 --voxel-size 2 --chain Q",
         "It has H, L",
@@ -304,6 +305,16 @@ def test_docking_writes_models_and_notes_what_is_missing(bench, cryoscan, tmp_pa
     assert second["docking"] is None
     assert second["entry"] in err
     assert "my protein" in (tmp_path / "report.html").read_text()
+
+
+def test_a_database_of_files_keeps_what_its_settings_say_of_confidence(cryoscan, tmp_path):
+    fit = {6.0: (-1.0, 2.0, 3.0), 10.0: (-2.0, 1.0, 0.5)}
+    written = {size: list(numbers) for size, numbers in fit.items()}
+    (tmp_path / "own.yaml").write_text(json.dumps({"calibration": written, "shape_calibration": written}))
+    words = ["datedb", "build", tmp_path / "own.datedb", DATA / "ugly.pdb", "--config", tmp_path / "own.yaml"]
+    assert cryoscan(*words)[0] == 0
+    db = open_datedb(tmp_path / "own.datedb")
+    assert db.calibration == db.shape_calibration == fit
 
 
 def test_segmentation_numbers_regions_without_gaps(bench, cryoscan, tmp_path):

@@ -12,8 +12,10 @@ from typing import Any
 
 import distributed
 import numpy as np
+import pandas as pd
 import pytest
 import scan_worker
+import starfile
 import yaml
 from scan_worker import results
 
@@ -21,9 +23,10 @@ import cryoscan.datedb.build
 import cryoscan.scan.executors
 from cryoscan import Volume
 from cryoscan.cli import main
-from cryoscan.io import write_volume
+from cryoscan.io import open_volume, write_volume
 from cryoscan.scan import open_scan
 from cryoscan.scan.cluster import ClusterConfig
+from cryoscan.workflows import export_scan
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +162,19 @@ def test_planes(scan: Any, tmp_path: Path) -> None:
     labels = open_scan(tmp_path / "a.scan").labels()
     assert labels.volume.shape == (32, 52, 63)
     assert labels.volume.origin[0] == pytest.approx(scan_worker.ORIGIN[0] + 9 * scan_worker.VOXEL_SIZE)
+
+
+def test_planes_are_exported_as_places_in_the_whole_volume(scan: Any, bench: Path, tmp_path: Path) -> None:
+    assert scan("--z-range", "9:41")[0] == 0
+    result, whole = open_scan(tmp_path / "a.scan"), open_volume(bench / "v.zarr")
+    export_scan(result, hits=tmp_path / "h.star")
+    export_scan(result, hits=tmp_path / "h.csv")
+    star = starfile.read(tmp_path / "h.star")  # RELION counts from the centre of the tomogram
+    centred = result.hits.positions - whole.origin - np.array(whole.shape) / 2 * whole.voxel_size
+    for axis, wanted in zip("ZYX", centred.T, strict=True):
+        np.testing.assert_allclose(star[f"rlnCenteredCoordinate{axis}Angst"], wanted, atol=1e-3)
+    voxels = pd.read_csv(tmp_path / "h.csv")["z_voxel"]
+    np.testing.assert_allclose(voxels, whole.to_index(result.hits.positions)[:, 0], atol=1e-3)
 
 
 def test_mask(scan: Any, bench: Path, tmp_path: Path) -> None:

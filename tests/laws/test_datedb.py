@@ -10,7 +10,14 @@ import pytest
 from cryoscan.datedb import DateDB, Entry, levels, open_datedb, roll_up
 from cryoscan.datedb.files import write_indices
 from cryoscan.embedding import unit_rows
-from cryoscan.errors import ExistingOutputError, FormatError, GeometryError, MismatchError, MissingFileError
+from cryoscan.errors import (
+    ConfigError,
+    ExistingOutputError,
+    FormatError,
+    GeometryError,
+    MismatchError,
+    MissingFileError,
+)
 from cryoscan.models import InvariantEmbedder
 
 
@@ -156,6 +163,9 @@ def test_schemes_can_be_chosen(db: DateDB) -> None:
     one = db.in_scheme("CATH")
     assert {e.scheme for e in one.entries} == {"CATH", "user"}
     assert len(one.in_scheme("SCOPe").entries) > 0
+    assert {e.scheme for e in db.in_scheme("scope").entries} == {"SCOPe", "user"}
+    with pytest.raises(ConfigError, match=r"CATH, SCOPe, user; got SCOP\."):
+        db.in_scheme("SCOP")
 
 
 def test_a_stranger_is_refused_by_name(db: DateDB) -> None:

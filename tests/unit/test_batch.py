@@ -39,7 +39,7 @@ from cryoscan.io import open_volume, read_project, write_volume
 from cryoscan.models.checkpoint import save_network
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
 from cryoscan.provenance import Provenance
-from cryoscan.scan import open_scan
+from cryoscan.scan import Journal, open_scan
 from cryoscan.scan.folder import exclusive
 from cryoscan.testing import ToyEmbedder, toy_datedb
 
@@ -773,6 +773,10 @@ def test_all_hits_are_in_one_file_with_the_names_of_their_volumes(three, tmp_pat
     last = [star[f"rlnCenteredCoordinate{axis}Angst"].iloc[2] for axis in "ZYX"]
     assert last == pytest.approx(centred, abs=1e-4)
     assert write_all_hits(output, tmp_path / "all.star") == 3  # an earlier one is replaced
+    rejected = results["a"].positions[1]
+    Journal(output / "a.scan" / "journal.jsonl").add("reject", [tuple(rejected)])
+    assert write_all_hits(output, tmp_path / "all.csv") == 2
+    assert float(table(tmp_path / "all.csv")[0]["z_angstrom"]) == results["a"].positions[0, 0]
     (tmp_path / "other.star").write_text("data_particles\n")
     with pytest.raises(ExistingOutputError, match="earlier batch"):
         write_all_hits(output, tmp_path / "other.star")
