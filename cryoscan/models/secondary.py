@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +24,9 @@ from cryoscan.secondary import HELIX, KINDS, STRAND
 from cryoscan.units import Angstrom
 
 _APART = 0.1  # of the spread of a kernel: what tells copies of a channel apart
+_HALF_TURNS = ((), (2, 3), (1, 3), (1, 2))
+"""Axes of z y x that are reversed. What the network sees depends on how a density lies: the mean of these four has a
+correlation of .775 with the truth at 6 Å, of all 24 turns of a cube .780, and of one .759 (decision 17)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +116,18 @@ class SecondaryNet(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the weights."""
+        """Identifies the weights, and how they are asked."""
         state = self.state_dict()
-        return fingerprint_arrays(state[name].cpu().numpy() for name in sorted(state))
+        weights = [state[name].cpu().numpy() for name in sorted(state)]
+        return fingerprint_arrays([*weights, *(np.array(axes, np.int64) for axes in _HALF_TURNS)])
 
     def signed(self, x_BZYX: Tensor) -> Tensor:
-        """Density of helices less that of strands, `b z y x`."""
-        p_BCZYX = torch.softmax(self(x_BZYX), dim=1)
-        return x_BZYX * (p_BCZYX[:, HELIX] - p_BCZYX[:, STRAND])
+        """Density of helices less that of strands, `b z y x`; the mean of what is seen in four orientations."""
+        signed_BZYX = torch.zeros_like(x_BZYX)
+        for axes in _HALF_TURNS:
+            p_BCZYX = torch.softmax(self(x_BZYX.flip(axes)), dim=1)
+            signed_BZYX += (p_BCZYX[:, HELIX] - p_BCZYX[:, STRAND]).flip(axes)
+        return x_BZYX * signed_BZYX / len(_HALF_TURNS)
 
     @torch.no_grad()
     def widened(self, channels: int, *, rng: torch.Generator) -> "SecondaryNet":

@@ -129,6 +129,16 @@ def test_any_factor_is_welcome_and_nothing_gives_nothing() -> None:
         assert network(torch.zeros(1, 32, 32, 32)).isfinite().all()
 
 
+def test_half_a_turn_turns_what_is_seen_and_changes_nothing_else() -> None:
+    torch.manual_seed(1)
+    network, x = SecondaryNet(SMALL).eval(), torch.rand(2, 32, 32, 32)
+    with torch.no_grad():
+        seen, one = network.signed(x), torch.softmax(network(x), 1)
+        for axes in ((1, 2), (1, 3), (2, 3)):
+            torch.testing.assert_close(network.signed(x.flip(axes)), seen.flip(axes), atol=1e-5, rtol=0)
+    assert not torch.allclose(seen, x * (one[:, HELIX] - one[:, STRAND]), atol=1e-4)
+
+
 @pytest.mark.parametrize("values", [{"channels": 0}, {"blocks": 1.5}, {"width": 3}])
 def test_impossible_sizes_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
