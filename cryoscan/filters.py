@@ -101,10 +101,12 @@ def _filtered(data: np.ndarray, response: Callable[[np.ndarray], np.ndarray], vo
 
 def _along_axes(matrices: list[np.ndarray], data: np.ndarray) -> np.ndarray:
     """Multiply each axis of `data` by its matrix (`out in`); NaN and infinity make NaN of what they take part in."""
-    with np.errstate(invalid="ignore"):  # infinity times 0
-        data = data @ matrices[2].T
-        data = np.matmul(matrices[1], data)
-        return np.ascontiguousarray(np.tensordot(matrices[0], data, axes=(1, 0)), np.float32)
+    import torch  # numpy's products follow the number of threads in their last bits, on some processors
+
+    x_ZYX = torch.from_numpy(np.asarray(data, matrices[2].dtype))
+    z_OI, y_OI, x_OI = (torch.from_numpy(matrix) for matrix in matrices)
+    found_ZYX = torch.tensordot(z_OI, y_OI @ (x_ZYX @ x_OI.T), dims=([1], [0]))
+    return np.ascontiguousarray(found_ZYX.numpy(), np.float32)
 
 
 def _dirichlet_matrix(size: int, places: np.ndarray, *, cutoff: float) -> np.ndarray:

@@ -41,7 +41,7 @@ class ToyEmbedder:
     def embed(self, windows: np.ndarray) -> np.ndarray:
         """Embed windows, `b z y x` → `b d`."""
         windows = check_windows(windows, self)
-        return unit_rows(windows.reshape(len(windows), -1).astype(np.float64) @ self._shells.T)
+        return unit_rows(_shell_means(windows, self._shells))
 
     def embed_dense(self, block: np.ndarray, *, stride: Voxels) -> np.ndarray:
         """Embed every window of a block, `z y x` → `z' y' x' d`."""
@@ -96,8 +96,14 @@ class CellEmbedder:
         return self._vectors(windows, context).reshape(*views.shape[:3], self.dim)
 
     def _vectors(self, windows: np.ndarray, context: np.ndarray) -> np.ndarray:
-        shells = windows.reshape(len(windows), -1).astype(np.float64) @ self._shells.T
+        shells = _shell_means(windows, self._shells)
         return unit_rows(np.concatenate([shells, 0.1 * context[:, None]], axis=1))
+
+
+def _shell_means(windows: np.ndarray, shells: np.ndarray) -> np.ndarray:
+    """No matrix product: on some processors its last bits follow the number of threads."""
+    means: np.ndarray = np.einsum("bv,sv->bs", windows.reshape(len(windows), -1).astype(np.float64), shells)
+    return means
 
 
 def shell_weights(window: Voxels) -> np.ndarray:
