@@ -23,7 +23,7 @@ endef
 
 help:
 	@echo "make demo       install what a user needs and run cryoscan on made-up data"
-	@echo "make test       install what a developer needs and run the tests (TESTS=path narrows them)"
+	@echo "make test       install what a developer needs and run the tests, two at a time (TESTS=path narrows them)"
 	@echo "make lint       style, layers and types"
 	@echo "make docs       build the documentation into docs/_build/html"
 	@echo "make screenshots make the pictures of the viewer in docs/images"
@@ -34,7 +34,7 @@ demo: $(VENV)/.run
 	@$(VENV)/bin/cryoscan demo
 
 test: $(VENV)/.dev
-	@$(PY) -m pytest -q $(TESTS)
+	@$(PY) -m pytest -q -n 2 --dist loadfile $(TESTS)
 
 lint: $(VENV)/.dev
 	@echo "ruff"; $(VENV)/bin/ruff check -q . && $(VENV)/bin/ruff format -q --check .

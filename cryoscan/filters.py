@@ -103,7 +103,7 @@ def _along_axes(matrices: list[np.ndarray], data: np.ndarray) -> np.ndarray:
     """Multiply each axis of `data` by its matrix (`out in`); NaN and infinity make NaN of what they take part in."""
     import torch  # numpy's products follow the number of threads in their last bits, on some processors
 
-    x_ZYX = torch.from_numpy(np.asarray(data, matrices[2].dtype))
+    x_ZYX = torch.from_numpy(np.require(data, matrices[2].dtype, "W"))
     z_OI, y_OI, x_OI = (torch.from_numpy(matrix) for matrix in matrices)
     found_ZYX = torch.tensordot(z_OI, y_OI @ (x_ZYX @ x_OI.T), dims=([1], [0]))
     return np.ascontiguousarray(found_ZYX.numpy(), np.float32)
