@@ -177,9 +177,8 @@ def test_help_is_quick_and_loads_nothing_heavy():
     for _ in range(3):  # processor time, interpreter included; the first run may have to compile
         last = run_python(code).splitlines()[-1].split()
         assert last[1:] == []
-        libraries = float(run_python("import time, numpy, typer, rich.console; print(time.process_time())"))
         seconds.append(float(last[0]))
-        if seconds[-1] < max(1, 1.6 * libraries):  # of a slow or busy machine what it needs for these alone
+        if seconds[-1] < 1:
             return
     pytest.fail(f"cryoscan --help took {seconds} s")
 

@@ -19,7 +19,7 @@ def write_recipe(config: ScanConfig, path: Path, *, overwrite: bool = False) -> 
     ExistingOutputError, ResourceError
         If the file is there already, or cannot be written.
     """
-    kept = config.model_dump(mode="json", include=set(ScanConfig.labelling), exclude_none=True)
+    kept = config.model_dump(mode="json", include=set(ScanConfig.labelling))
     settings = {**config.model_dump(mode="json", exclude_defaults=True), **kept}  # a default may have been chosen
     text = yaml.safe_dump({"scan": settings}, sort_keys=False, allow_unicode=True)
     try:

@@ -304,7 +304,7 @@ def _one_gpu_each() -> Any:
         def setup(self, worker: Any) -> None:
             gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
             if gpus == [""]:  # nobody has said which; asking torch would fix what this process sees
-                gpus = [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+                gpus = [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
             if len(gpus) > 1:
                 os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(worker.name) % len(gpus)]
 

@@ -13,7 +13,6 @@ from qtpy.QtCore import QEventLoop, QPointF, Qt, QTimer
 from qtpy.QtWidgets import QApplication
 
 from cryoscan.io import VolumeFile, open_labels
-from napari_plugin._background import Background
 from napari_plugin._controller import Controller
 from napari_plugin._session import session_of
 from napari_plugin._sources import file_of, region_of_labels, region_of_outline
@@ -56,32 +55,10 @@ class Clock:
         self.until(lambda: time.monotonic() > end)
 
 
-class Kept(Background):
-    """A process that the windows share, as each loads its libraries for seconds; closing only empties it."""
-
-    def close(self):
-        self._waiting.clear()
-        if self._running is not None:
-            self.stop(self._running)
-        end = time.monotonic() + 30
-        while self.busy:
-            self.poll()
-            assert time.monotonic() < end, "what was being done did not stop"
-            time.sleep(0.01)
-
-
-@pytest.fixture(scope="module")
-def kept():
-    both = Kept(), Kept()
-    yield both
-    for one in both:
-        Background.close(one)
-
-
 @pytest.fixture
-def window(make_napari_viewer, monkeypatch, kept):
+def window(make_napari_viewer, monkeypatch, processes):
     monkeypatch.setattr("napari_plugin._asking.Asking.warm_up", lambda _: None)  # the toy database needs no minute
-    monkeypatch.setattr("napari_plugin._session.Controller", functools.partial(Controller, *kept))
+    monkeypatch.setattr("napari_plugin._session.Controller", functools.partial(Controller, *processes))
     viewer = make_napari_viewer(show=True)
     viewer.window._qt_window.resize(1280, 800)
     pages = AnnotateWidget(viewer)

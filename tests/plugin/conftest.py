@@ -15,6 +15,7 @@ from cryoscan.lattice import paint_points
 from cryoscan.models import InvariantEmbedder
 from cryoscan.scan import ScanConfig, open_scan, run_scan
 from napari_plugin import _tasks
+from napari_plugin._background import Background
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {"stride_voxels": 3, "candidates": 2, "min_score": 0.8, "contour": 0.2, "resolution_A": 6.2}
@@ -91,15 +92,27 @@ def request_for(toy_folder, tmp_path):
     return make
 
 
+class Kept(Background):
+    """A process that tests share, as each loads its libraries for seconds; closing only empties it."""
+
+    def close(self):
+        self._waiting.clear()
+        if self._running is not None:
+            self.stop(self._running)
+        end = time.monotonic() + 30
+        while self.busy:
+            self.poll()
+            assert time.monotonic() < end, "what was being done did not stop"
+            time.sleep(0.01)
+
+
 @pytest.fixture(scope="session")
 def processes():
-    """The two processes of a controller, shared by tests: each loads its libraries for seconds."""
-    from napari_plugin._background import Background
-
-    both = Background(), Background()
+    """The two processes of a controller."""
+    both = Kept(), Kept()
     yield both
     for one in both:
-        one.close()
+        Background.close(one)
 
 
 @pytest.fixture

@@ -131,6 +131,7 @@ def test_a_recipe_is_what_batch_and_relabel_take(tmp_path):
     assert thresholds["per_type"]["1.10.1.10"]["min_margin"] == 0.1
     assert "stride_voxels" not in thresholds
     assert thresholds["min_confidence"] == 0.5  # as by default, but another scan may have been tuned otherwise
+    assert thresholds["min_margin"] is None  # the same
     with pytest.raises(ExistingOutputError):
         write_recipe(config, tmp_path / "recipe.yaml")
 
