@@ -165,15 +165,12 @@ class Editing:
         self._require_rest()
         _require_editable(layer)
 
-        def event(what: Any) -> None:
-            if isinstance(what, Regrouped):
-                _renumber_voxels(layer, what.voxels, was=what.regions, numbers=what.numbers)
-                one = ", ".join(map(str, (what.from_region, *what.regions)))
-                self.said.emit("info", f"Regions {one} are one now, number {what.from_region}.")
-            else:
-                self._show_planes(what, "searched")
+        def merged(what: Regrouped) -> None:
+            _renumber_voxels(layer, what.voxels, was=what.regions, numbers=what.numbers)
+            one = ", ".join(map(str, (what.from_region, *what.regions)))
+            self.said.emit("info", f"Regions {one} are one now, number {what.from_region}.")
 
-        self._lend(layer, lambda shared: self._run(_tasks.merge_regions, shared, list(labels), event=event))
+        self._lend(layer, lambda shared: self._regroup(_tasks.merge_regions, shared, list(labels), then=merged))
 
     def split(self, layer: Any, points: Any, density: Any) -> None:
         """Split a region of a layer along its thinnest density, between points that were put into its parts.
@@ -199,16 +196,13 @@ class Editing:
         seeds = np.array([layer.world_to_data(points.data_to_world(point)) for point in points.data]).reshape(-1, 3)
         seeds = np.rint(seeds).astype(int)
 
-        def event(what: Any) -> None:
-            if isinstance(what, Regrouped):
-                _renumber_voxels(layer, what.voxels, was=[what.from_region], numbers=what.numbers)
-                _name_like(layer, what.from_region, list(what.regions))
-                new = ", ".join(map(str, what.regions))
-                self.said.emit("info", f"Region {what.from_region} is split; the new parts are {new}.")
-            else:
-                self._show_planes(what, "searched")
+        def divided(what: Regrouped) -> None:
+            _renumber_voxels(layer, what.voxels, was=[what.from_region], numbers=what.numbers)
+            _name_like(layer, what.from_region, list(what.regions))
+            new = ", ".join(map(str, what.regions))
+            self.said.emit("info", f"Region {what.from_region} is split; the new parts are {new}.")
 
-        self._lend(layer, lambda shared: self._run(_tasks.divide_region, shared, seeds, file, event=event))
+        self._lend(layer, lambda shared: self._regroup(_tasks.divide_region, shared, seeds, file, then=divided))
 
     def save(self, layer: Any, path: Path) -> None:
         """Write a layer to a file of its own, and a line in the journal of the scan that is open.
@@ -229,7 +223,7 @@ class Editing:
             self.said.emit("info", f"Written: {path}")
 
         place = volume.voxel_size, volume.origin
-        self._lend(layer, lambda shared: self._run(_tasks.save_labels, shared, *place, classes, path, done=done))
+        self._lend(layer, lambda shared: self._run(_tasks.save_labels, shared, *place, classes, path, done=done, lasting=True))
 
     def forget(self, layer: Any) -> None:
         """A layer is not in the viewer any more: what is done with it ends, and a copy's file goes.
@@ -330,25 +324,50 @@ class Editing:
         unlock()
         self.busy_changed.emit(False)
 
+    def _regroup(self, function: Any, *arguments: Any, then: Callable[[Regrouped], None]) -> None:
+        """Let the other process find which voxels get another number, and change the layer once it is done."""
+        found: list[Regrouped] = []
+
+        def event(what: Any) -> None:
+            if isinstance(what, Regrouped):
+                found.append(what)
+            else:
+                self._show_planes(what, "searched")
+
+        self._run(function, *arguments, event=event, done=lambda _: then(found[0]))
+
     def _run(
         self,
         function: Any,
         *arguments: Any,
         event: Callable[[Any], None] = lambda _: None,
         done: Callable[[Any], None] = lambda _: None,
+        lasting: bool = False,
     ) -> None:
+        """Let the other process work, and do with its answer what `done` does.
+
+        A stop may come when the work is already done, or has failed because its file is gone. Then its answer is put
+        down all the same, as whoever stopped it must find everything as it was; unless it is `lasting`: has its effect
+        there, as a file that is written.
+        """
+
         def finished(result: Any) -> None:
+            stopped = job.stopped and not lasting
             self._end()
-            done(result)
+            if stopped:
+                self._say_stopped()
+            else:
+                done(result)
 
         def failed(error: BaseException) -> None:
+            stopped = job.stopped or isinstance(error, StoppedError)
             self._end()
-            if isinstance(error, StoppedError):
+            if stopped:
                 self._say_stopped()
             else:
                 self.failed.emit(error)
 
-        self._job = self._background.run(
+        self._job = job = self._background.run(
             function, *arguments, on_event=event, on_done=finished, on_error=failed, kind="editing"
         )
 

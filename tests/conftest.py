@@ -22,8 +22,8 @@ ALLOWED_SKIPS = (
 
 
 def pytest_configure() -> None:
-    """Unit tests run side by side on small machines: few threads each are fastest and steady."""
-    os.environ.setdefault("OMP_NUM_THREADS", "2")
+    """Tests run side by side on small machines: threads of one would wait, spinning, for those of the other."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 
 @pytest.hookimpl(wrapper=True)

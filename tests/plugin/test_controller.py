@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -623,12 +624,14 @@ def test_what_was_undone_during_a_merge_stays_undone(reviewing, copied, until):
     assert (layer.data[tuple(undone.T)] == 5).all()
 
 
-def test_a_copy_that_is_removed_leaves_nothing_on_the_disk_and_can_come_back(reviewing, copied, until, folder):
+@pytest.mark.parametrize("wait", [0, 0.5])
+def test_a_copy_that_is_removed_leaves_nothing_on_the_disk_and_can_come_back(reviewing, copied, until, wait):
     editing, layer = reviewing.editing, copied(reviewing)
     other, before = copied(reviewing), np.array(layer.data)
     editing.forget(other)
     assert [path.name for path in editing._folder.iterdir()] == [Path(layer.data.filename).name]
     editing.merge(layer, [1, 2])
+    time.sleep(wait)  # the merge may be done already, but nobody has heard of it
     editing.forget(layer)  # which ends what is done with it
     assert is_left_alone(reviewing, until)
     assert not list(editing._folder.iterdir())
