@@ -222,8 +222,8 @@ class Editing:
                 self._note(scan, str(path))
             self.said.emit("info", f"Written: {path}")
 
-        place = volume.voxel_size, volume.origin
-        self._lend(layer, lambda shared: self._run(_tasks.save_labels, shared, *place, classes, path, done=done, lasting=True))
+        about = volume.voxel_size, volume.origin, classes, path
+        self._lend(layer, lambda shared: self._run(_tasks.save_labels, shared, *about, done=done, lasting=True))
 
     def forget(self, layer: Any) -> None:
         """A layer is not in the viewer any more: what is done with it ends, and a copy's file goes.
