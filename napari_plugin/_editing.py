@@ -352,12 +352,13 @@ class Editing:
         """
 
         def finished(result: Any) -> None:
-            stopped = job.stopped and not lasting
-            self._end()
-            if stopped:
-                self._say_stopped()
-            else:
-                done(result)
+            try:
+                if job.stopped and not lasting:
+                    self._say_stopped()
+                else:
+                    done(result)  # the layer is still locked
+            finally:
+                self._end()
 
         def failed(error: BaseException) -> None:
             stopped = job.stopped or isinstance(error, StoppedError)
