@@ -36,7 +36,14 @@ def train(
     """
     from cryoscan.train.atom_run import train_atoms
     from cryoscan.train.card import results_table
-    from cryoscan.train.config import AtomTrainConfig, EnhanceTrainConfig, RecogniseTrainConfig, read_train_config
+    from cryoscan.train.comparison import train_comparison
+    from cryoscan.train.config import (
+        AtomTrainConfig,
+        CompareTrainConfig,
+        EnhanceTrainConfig,
+        RecogniseTrainConfig,
+        read_train_config,
+    )
     from cryoscan.train.enhance_run import train_enhancer
     from cryoscan.train.folder import NetworkTrained
     from cryoscan.train.recognition import train_recogniser
@@ -51,6 +58,8 @@ def train(
         events = train_atoms(settings, output, data=data, until=steps, device=device)
     elif isinstance(settings, RecogniseTrainConfig):
         events = train_recogniser(settings, output, data=data, until=steps, device=device)
+    elif isinstance(settings, CompareTrainConfig):
+        events = train_comparison(settings, output, data=data, until=steps, device=device)
     else:
         events = run(settings, output, data=data, until=steps, device=device)
     try:

@@ -24,6 +24,7 @@ from cryoscan.models import (
 )
 from cryoscan.models.atom_tower import AtomTower, embed_residues
 from cryoscan.models.checkpoint import Tower, load_network
+from cryoscan.models.comparison import shipped_comparison
 from cryoscan.models.matching import Matcher, strangers_reach
 from cryoscan.models.residues import Residues, residues_of
 from cryoscan.models.secondary import SecondaryNet, shipped_secondary
@@ -228,17 +229,20 @@ def secondary_of(db: DateDB, *, device: str = "cpu") -> SecondaryNet | None:
     Raises
     ------
     MismatchError
-        If it was another one than that of this version of cryoscan.
+        If it, or the comparison by which strangers were measured, was another one than that of this version of
+        cryoscan.
     """
     if db.shapes is None or db.shapes.layers == 1:
         return None
     network = shipped_secondary(device)
-    if db.embedder.get("secondary") != network.fingerprint:
-        raise MismatchError(
-            f"expected shapes seen by this version's secondary-structure network ({network.fingerprint})",
-            got=f"a DateDB of another one ({db.embedder.get('secondary')})",
-            hint="Rebuild the database with `cryoscan datedb build`.",
-        )
+    wanted = {"secondary": network.fingerprint, "comparison": shipped_comparison().fingerprint}
+    for name, fingerprint in wanted.items():
+        if db.embedder.get(name) != fingerprint:
+            raise MismatchError(
+                f"expected shapes of this version's {name} network ({fingerprint})",
+                got=f"a DateDB of another one ({db.embedder.get(name)})",
+                hint="Rebuild the database with `cryoscan datedb build`.",
+            )
     return network
 
 
@@ -271,6 +275,7 @@ def describe_embedder(embedder: Embedder) -> dict[str, Any]:
         "window": embedder.window,
         "voxel_size_A": embedder.voxel_size,
         "secondary": None if secondary is None else secondary.fingerprint,
+        "comparison": None if secondary is None else shipped_comparison().fingerprint,
     }
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from cryoscan.errors import ConfigError, FormatError, require_file
 from cryoscan.models.atom_tower import AtomTower, AtomTowerConfig
+from cryoscan.models.comparison import Comparison, ComparisonConfig
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
 from cryoscan.models.density_tower import DensityTower, TowerConfig
 from cryoscan.models.secondary import SecondaryConfig, SecondaryNet
@@ -16,15 +17,16 @@ from cryoscan.models.shape_tower import ShapeTower, ShapeTowerConfig
 from cryoscan.provenance import Provenance, write_atomically
 
 Tower = DensityTower | ShapeTower
-Network = DensityTower | ShapeTower | AtomTower | CryoSamu | SecondaryNet
+Network = DensityTower | ShapeTower | AtomTower | CryoSamu | SecondaryNet | Comparison
 N = TypeVar("N", bound=Network)
-_Config = TowerConfig | ShapeTowerConfig | AtomTowerConfig | CryoSamuConfig | SecondaryConfig
+_Config = TowerConfig | ShapeTowerConfig | AtomTowerConfig | CryoSamuConfig | SecondaryConfig | ComparisonConfig
 _KINDS: dict[str, tuple[type[Network], type[_Config]]] = {
     "cryoscan density tower": (DensityTower, TowerConfig),
     "cryoscan shape tower": (ShapeTower, ShapeTowerConfig),
     "cryoscan atom tower": (AtomTower, AtomTowerConfig),
     "cryoscan enhancing network": (CryoSamu, CryoSamuConfig),
     "cryoscan secondary-structure network": (SecondaryNet, SecondaryConfig),
+    "cryoscan comparison": (Comparison, ComparisonConfig),
 }
 _CHANNELS_LAST = (CryoSamu, SecondaryNet)  # quicker so on a processor
 _FORMAT_VERSION = 1
@@ -35,7 +37,7 @@ def save_network(network: Network, path: Path | str, *, provenance: Provenance, 
 
     Parameters
     ----------
-    network : DensityTower, ShapeTower, AtomTower, CryoSamu or SecondaryNet
+    network : DensityTower, ShapeTower, AtomTower, CryoSamu, SecondaryNet or Comparison
     path : Path
         Written beside, then renamed; an older file is replaced.
     provenance : Provenance

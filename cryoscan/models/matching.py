@@ -8,7 +8,8 @@ Two questions are asked. *Alone*: how alike are the two densities as wholes,
 
     g = max over R, s of <q_s, R t> / (|q| |t|),
 
-which is right where a region was cut out, even if parts of it are missing. *Crowded*: how well
+which is right where a region was cut out, even if parts of it are missing; what degrees and shells count in it is
+learned (`cryoscan.models.comparison`; only the coarse search is plain). *Crowded*: how well
 does what lies under the entry's own envelope m correlate with it,
 
     c = max over R, s of Pearson's correlation of q_s and R t, weighted by R m,
@@ -37,8 +38,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoscan.models.comparison import Comparison, shipped_comparison
 from cryoscan.models.harmonics import DEGREES, SHELLS, harmonics, layered, rotation_table
-from cryoscan.models.refinement import refine
+from cryoscan.models.refinement import channel_products, refine
 from cryoscan.rotations import rotation_grid
 from cryoscan.units import Degree
 
@@ -107,6 +109,8 @@ class Matcher:
         Harmonics of the entries' envelopes (0 … 1). Wholes (`similarities`) are compared without.
     usual : float array, `2 n`, optional
         What strangers reach with each entry, alone and in company, see `strangers_reach`; NaN where nobody knows.
+    comparison : Comparison, optional
+        What counts; by default what comes with cryoscan for shapes of two layers, and everything the same for others.
     device : str
         Where torch computes.
     """
@@ -117,6 +121,7 @@ class Matcher:
         envelopes: np.ndarray | None = None,
         *,
         usual: np.ndarray | None = None,
+        comparison: Comparison | None = None,
         device: str = "cpu",
     ) -> None:
         self.device = torch.device(device)
@@ -130,6 +135,12 @@ class Matcher:
         self._spread = (1 - self._mean**2 * volume).clamp_min(1e-3).sqrt()  # of t under m; all of t lies there
         self._volume, self._evidence = volume, volume / volume.mean()
         self._densities, self._envelopes = _by_degree(t_NHK), _by_degree(m_NHK)
+        channels = t_NHK.shape[2]
+        if comparison is None and channels == SHELLS * shipped_comparison().config.layers:
+            comparison = shipped_comparison()
+        plain_LKK = torch.eye(channels).expand(DEGREES, -1, -1)
+        self._weights = (plain_LKK if comparison is None else comparison.weights_LKK.detach()).to(self.device)
+        self._lengths = torch.cat([_length(part, self._weights) for part in torch.split(t_NHK, _ROWS_AT_ONCE)])
         known_2N = volume.new_full((2, len(volume)), torch.nan) if usual is None else torch.from_numpy(usual).to(volume)
         self._taken_off = _TAKEN_OFF * torch.nan_to_num(known_2N - known_2N.nanmean(dim=1, keepdim=True))
 
@@ -172,6 +183,7 @@ class Matcher:
         if not length > 0:
             return Seen(self._nothing, self._nothing, 1.0)
         q_HK = q_HK / length
+        counts = _length(q_HK[None], self._weights)
         every = torch.arange(len(self), device=self.device)
         coarse, local = self._compared(self._about_each(q_HK, ((0, 0, 0),), squares=crowded), every, _COARSE)
         rows = _best(coarse, kept // 2 if crowded else kept)
@@ -179,9 +191,10 @@ class Matcher:
             some = every[:: max(1, len(self) // _SAMPLE)].contiguous()
             rows = torch.unique(torch.cat([rows, _best(self._weighed(local, every), kept // 2), some]))
         moved = self._about_each(q_HK, _SHIFTS, squares=crowded)
-        fine, fine_local = self._compared(moved, rows, _FINE)
-        rough = torch.minimum(coarse, fine.min()).index_copy(0, rows, fine)
-        alone = self._unusual(self._refined(moved[0], rough, min(_REFINED, kept)), _uncut(q_HK)).cpu().numpy()
+        fine, fine_local = self._compared(moved, rows, _FINE, counts=counts)
+        behind = torch.minimum(coarse - coarse[rows].min(), torch.zeros_like(coarse)) + fine.min()
+        rough = behind.index_copy(0, rows, fine)
+        alone = self._unusual(self._refined(moved[0], rough, min(_REFINED, kept), counts), _uncut(q_HK)).cpu().numpy()
         if not crowded:
             return Seen(alone, alone, 1.0)
         place = torch.searchsorted(rows, some)
@@ -191,11 +204,40 @@ class Matcher:
         rest = torch.full_like(coarse, float(scaled.min()))
         return Seen(alone, rest.index_copy(0, rows, scaled).cpu().numpy(), unit)
 
-    def _refined(self, q_SHK: Tensor, rough: Tensor, count: int) -> Tensor:
+    def products(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Products of the channels of a query (rows) with those of some entries where they fit best, `n l k k`.
+
+        Parameters
+        ----------
+        query : float array, `972·layers`
+        rows : int array, `n`
+        """
+        with torch.inference_mode():
+            q_HK = _unit(_tensor(query[None], self.device))[0]
+            q_SHK, _ = self._about_each(q_HK, _SHIFTS, squares=False)
+            fitting = self._fitting(q_SHK, torch.from_numpy(rows).to(self.device))
+            found: np.ndarray = channel_products(q_SHK, *fitting, weights_LKK=self._weights).cpu().numpy()
+        return found
+
+    def powers(self, rows: np.ndarray) -> np.ndarray:
+        """Products of the channels of some entries with themselves, `n l k k`."""
+        t_LKMN = [t_KMN[:, :, torch.from_numpy(rows).to(self.device)] for t_KMN in self._densities]
+        found: np.ndarray = torch.stack([torch.einsum("amn,bmn->nab", t, t) for t in t_LKMN], dim=1).cpu().numpy()
+        return found
+
+    def _refined(self, q_SHK: Tensor, rough: Tensor, count: int, counts: Tensor) -> Tensor:
         """The same correlations, those of the best entries at their best rotations and shifts."""
         rows = _best(rough, count)
+        turned, shift_N = self._fitting(q_SHK, rows)
+        turned = [t_MKN / (counts * self._lengths[rows]) for t_MKN in turned]
+        refined = refine(q_SHK, turned, shift_N, weights_LKK=self._weights)
+        return torch.minimum(rough, refined.min()).index_copy(0, rows, refined)
+
+    def _fitting(self, q_SHK: Tensor, rows: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Some entries turned as they fit best on the grid, and about which middle they do."""
         degrees, step = _FINE
-        fit_RSN = _correlations(q_SHK, self._densities, rows, _table(degrees, step, str(self.device)), degrees)
+        table = _table(degrees, step, str(self.device))
+        fit_RSN = _correlations(_weighed(q_SHK, self._weights), self._densities, rows, table, degrees)
         best = fit_RSN.flatten(0, 1).argmax(dim=0)
         turn_N, shift_N = best // len(_SHIFTS), best % len(_SHIFTS)
         table, first, turned = _table(DEGREES, step, str(self.device))[turn_N], 0, []
@@ -204,8 +246,7 @@ class Matcher:
             d_NMM = table[:, first : first + m * m].reshape(-1, m, m)
             turned.append(torch.einsum("nab,kbn->akn", d_NMM, t_KMN[:, :, rows]).contiguous())
             first += m * m
-        refined = refine(q_SHK, turned, shift_N)
-        return torch.minimum(rough, refined.min()).index_copy(0, rows, refined)
+        return turned, shift_N
 
     def _unusual(self, g_N: Tensor, uncut: Tensor) -> Tensor:
         """Correlations less what strangers reach, as correlations."""
@@ -230,17 +271,29 @@ class Matcher:
         return self._evidence[rows] * _surprise(local)
 
     def _compared(
-        self, moved: tuple[Tensor, Tensor | None], rows: Tensor, level: tuple[int, Degree]
+        self,
+        moved: tuple[Tensor, Tensor | None],
+        rows: Tensor,
+        level: tuple[int, Degree],
+        *,
+        counts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Best g and c of a query, about several middles, with some entries, `n` each; c only if there are squares."""
+        """Best g and c of a query, about several middles, with some entries, `n` each; c only if there are squares.
+
+        With the query's length by what counts, g is by what counts too.
+        """
         degrees, step = level
         table = _table(degrees, step, str(self.device))
         q_SHK, square_SHK = moved
         alone, local = [], []
         for part in torch.split(rows, max(1, _ROWS_AT_ONCE // len(q_SHK))):
-            fit_RSN = _correlations(q_SHK, self._densities, part, table, degrees)
-            alone.append(fit_RSN.amax((0, 1)))
+            asked_SHK = q_SHK if counts is None else _weighed(q_SHK, self._weights)
+            fit_RSN = _correlations(asked_SHK, self._densities, part, table, degrees)
+            best = fit_RSN.amax((0, 1))
+            alone.append(best if counts is None else best / (counts * self._lengths[part]))
             if square_SHK is not None:
+                if counts is not None:
+                    fit_RSN = _correlations(q_SHK, self._densities, part, table, degrees)
                 sum_RSN = _correlations(q_SHK[:, :, :SHELLS], self._envelopes, part, table, degrees)
                 square_RSN = _correlations(square_SHK, self._envelopes, part, table, degrees)
                 square_RSN.clamp_min_(1e-2)
@@ -279,6 +332,16 @@ def strangers_reach(similarity: np.ndarray, related: np.ndarray) -> np.ndarray:
 def _by_degree(t_NHK: Tensor) -> list[Tensor]:
     """Coefficients of entries sorted so that products with them need no copies: for each l, `k m n`."""
     return [t_NHK[:, l * l : (l + 1) ** 2].permute(2, 1, 0).contiguous() for l in range(DEGREES)]
+
+
+def _weighed(q_SHK: Tensor, weights_LKK: Tensor) -> Tensor:
+    """Harmonics times the matrices of their degrees."""
+    return torch.cat([q_SHK[:, l * l : (l + 1) ** 2] @ weights_LKK[l] for l in range(DEGREES)], dim=1)
+
+
+def _length(c_NHK: Tensor, weights_LKK: Tensor) -> Tensor:
+    """Roots of <W c, c>, `n`."""
+    return (c_NHK * _weighed(c_NHK, weights_LKK)).sum((1, 2)).clamp_min(1e-12).sqrt()
 
 
 def _correlations(q_SHK: Tensor, entries: Sequence[Tensor], rows: Tensor, table: Tensor, degrees: int) -> Tensor:

@@ -32,7 +32,7 @@ _SHIFTED = 10
 """q, its three first and six second derivatives along shifts."""
 
 
-def refine(q_SHK: Tensor, t_LMKN: Sequence[Tensor], shift_N: Tensor) -> Tensor:
+def refine(q_SHK: Tensor, t_LMKN: Sequence[Tensor], shift_N: Tensor, *, weights_LKK: Tensor | None = None) -> Tensor:
     """Largest correlations near where densities already fit roughly, `n`.
 
     Parameters
@@ -43,11 +43,37 @@ def refine(q_SHK: Tensor, t_LMKN: Sequence[Tensor], shift_N: Tensor) -> Tensor:
         Harmonics of n other densities, turned until they fit, for each degree: `2l+1 k n`.
     shift_N : int64 Tensor, `n`
         The middle, of `q_SHK`, about which each fits.
+    weights_LKK : Tensor, optional
+        What counts (`cryoscan.models.comparison`); the correlation is then <W q(s), exp(w·J) R t>.
     """
+    return _climbed(q_SHK, t_LMKN, shift_N, weights_LKK)[0]
+
+
+def channel_products(
+    q_SHK: Tensor, t_LMKN: Sequence[Tensor], shift_N: Tensor, *, weights_LKK: Tensor | None = None
+) -> Tensor:
+    """Products of the channels of a density (rows) and others where `refine` finds them best, `n l k k`."""
+    _, x_LMKN, s_NI = _climbed(q_SHK, t_LMKN, shift_N, weights_LKK)
+    value_NV, _ = _taylor(s_NI)
+    parts = []
+    for q_VMK, x_MKN in zip(_with_derivatives(q_SHK, _generators(str(q_SHK.device))), x_LMKN, strict=True):
+        q_VSMK = q_VMK.reshape(4, _SHIFTED, len(q_SHK), *q_VMK.shape[1:])[0]
+        q_NMK = torch.einsum("nv,vnmk->nmk", value_NV, q_VSMK[:, shift_N])
+        parts.append(torch.einsum("nma,mbn->nab", q_NMK, x_MKN))
+    return torch.stack(parts, dim=1)
+
+
+def _climbed(
+    q_SHK: Tensor, t_LMKN: Sequence[Tensor], shift_N: Tensor, weights_LKK: Tensor | None
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Largest correlations, the densities as they are turned there, and how far the other one is moved."""
     generators_LAMM = _generators(str(q_SHK.device))
     q_LVMK = _with_derivatives(q_SHK, generators_LAMM)
+    if weights_LKK is not None:
+        q_LVMK = [q_VMK @ w_KK for q_VMK, w_KK in zip(q_LVMK, weights_LKK, strict=True)]
     n, x_LMKN = len(shift_N), list(t_LMKN)
     s_NI, best_N = q_SHK.new_zeros(n, 3), q_SHK.new_full((n,), -1.0)
+    best_x_LMKN, best_s_NI = x_LMKN, s_NI
     row_N = torch.arange(n, device=shift_N.device)
     for terms in (*_STEPS, 0):
         # products of (q, J_a q) and their derivatives along shifts with (x, J_b x)
@@ -61,6 +87,9 @@ def refine(q_SHK: Tensor, t_LMKN: Sequence[Tensor], shift_N: Tensor) -> Tensor:
         products = of_all[:, :, shift_N, :, row_N].permute(1, 2, 3, 0)
         value_NV, slope_NIV = _taylor(s_NI)
         f_N = torch.einsum("nv,vn->n", value_NV, products[0, :, 0])
+        better_N = f_N > best_N
+        best_x_LMKN = [torch.where(better_N, x, best) for x, best in zip(x_LMKN, best_x_LMKN, strict=True)]
+        best_s_NI = torch.where(better_N[:, None], s_NI, best_s_NI)
         best_N = torch.maximum(best_N, f_N.clamp_max(1))  # the series is no mere shift: 1.001 happens
         if not terms:
             break
@@ -81,7 +110,7 @@ def refine(q_SHK: Tensor, t_LMKN: Sequence[Tensor], shift_N: Tensor) -> Tensor:
         turned = w_NA * (_FARTHEST / length_N1.clamp_min(_FARTHEST))
         x_LMKN = _rotated(x_LMKN, turned, generators_LAMM, terms=terms)
         s_NI = (s_NI + move_NG[:, 3:]).clamp(-_REACH, _REACH)
-    return best_N
+    return best_N, best_x_LMKN, best_s_NI
 
 
 def _uphill(gradient_NG: Tensor, curvature_NGG: Tensor) -> Tensor:

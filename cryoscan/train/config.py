@@ -302,7 +302,28 @@ class RecogniseTrainConfig(Config):
         )
 
 
-AnyTrainConfig = TrainConfig | AtomTrainConfig | EnhanceTrainConfig | RecogniseTrainConfig
+class CompareTrainConfig(Config):
+    """Settings of `cryoscan train` for what counts where shapes are compared."""
+
+    objective: Literal["compare"]
+    """Relatives before strangers."""
+    rounds: int = Field(default=2, ge=1)
+    """How often the views ask, by what was learned before."""
+    queries: int = Field(default=560, ge=10)
+    """Views of a round, at most."""
+    cap: int = Field(default=14, ge=1)
+    """Most domains of a type that ask."""
+    epochs: int = Field(default=7, ge=1)
+    """How often everything is learned from."""
+    learning_rate: float = Field(default=5e-3, gt=0)
+    """Largest step of Adam; a fraction .85 of it an epoch later."""
+    stiffness: float = Field(default=0.03, ge=0)
+    """What the squares of the matrices' roots, less the identity, cost."""
+    seed: int = 0
+    """Of what is drawn."""
+
+
+AnyTrainConfig = TrainConfig | AtomTrainConfig | EnhanceTrainConfig | RecogniseTrainConfig | CompareTrainConfig
 
 
 def read_train_config(path: Path | str) -> AnyTrainConfig:
@@ -313,6 +334,8 @@ def read_train_config(path: Path | str) -> AnyTrainConfig:
             return EnhanceTrainConfig.read(path)
         case "recognise":
             return RecogniseTrainConfig.read(path)
+        case "compare":
+            return CompareTrainConfig.read(path)
     return AtomTrainConfig.read(path) if values.kind == "atom" else TrainConfig.read(path)
 
 
