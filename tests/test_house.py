@@ -26,6 +26,7 @@ CONFIG_CLASSES = {
     "benchmark": ("cryoscan.benchmark.config", "BenchmarkConfig"),
     "tower": ("cryoscan.models.tower_settings", "TowerSettings"),
     "train": ("cryoscan.train.config", "TrainConfig"),
+    "train/comparison": ("cryoscan.train.config", "CompareTrainConfig"),
     "train/enhance": ("cryoscan.train.config", "EnhanceTrainConfig"),
     "train/atom": ("cryoscan.train.config", "AtomTrainConfig"),
     "train/secondary": ("cryoscan.train.config", "RecogniseTrainConfig"),

@@ -327,7 +327,7 @@ AnyTrainConfig = TrainConfig | AtomTrainConfig | EnhanceTrainConfig | RecogniseT
 
 
 def read_train_config(path: Path | str) -> AnyTrainConfig:
-    """Settings of a tower, of the enhancing or of the secondary-structure network, as kind and objective say."""
+    """Settings of a tower, the enhancing or secondary-structure network or a comparison, as kind and objective say."""
     values = AnyObjective.read(path)
     match values.objective:
         case "enhance":

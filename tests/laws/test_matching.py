@@ -14,6 +14,7 @@ from cryoscan.datedb.build import closer_look, describe_embedder, embedder_for, 
 from cryoscan.embedding import unit_rows
 from cryoscan.errors import FormatError, MismatchError
 from cryoscan.models import InvariantEmbedder, ShapeEmbedder
+from cryoscan.models.comparison import Comparison, ComparisonConfig
 from cryoscan.models.harmonics import DEGREES, blur_matrices, harmonics, rotation_table
 from cryoscan.models.matching import Matcher, strangers_reach
 from cryoscan.models.refinement import refine
@@ -232,11 +233,10 @@ def two_layered(points: np.ndarray, marked: np.ndarray) -> np.ndarray:
 def test_an_empty_second_layer_changes_nothing(shapes: Shapes) -> None:
     one = shapes.densities(0.0)
     two = np.concatenate([one, np.zeros_like(one)], axis=1)
-    envelopes = shapes.envelopes(0.0)
-    assert Matcher(two, envelopes).similarities(two[:3]) == pytest.approx(
-        Matcher(one, envelopes).similarities(one[:3]), abs=1e-5
-    )
-    for seen, alone in zip(Matcher(two, envelopes).seen(two[:2]), Matcher(one, envelopes).seen(one[:2]), strict=True):
+    envelopes, equal = shapes.envelopes(0.0), Comparison(ComparisonConfig())
+    both, single = Matcher(two, envelopes, comparison=equal), Matcher(one, envelopes)
+    assert both.similarities(two[:3]) == pytest.approx(single.similarities(one[:3]), abs=1e-5)
+    for seen, alone in zip(both.seen(two[:2]), single.seen(one[:2]), strict=True):
         assert seen.crowded == pytest.approx(alone.crowded, abs=1e-4)
 
 
