@@ -363,6 +363,8 @@ def _correlations(q_SHK: Tensor, entries: Sequence[Tensor], rows: Tensor, table:
 
 @functools.lru_cache(maxsize=8)
 def _table(degrees: int, step: Degree, device: str) -> Tensor:
+    if degrees < DEGREES:  # those of all degrees hold them
+        return _table(DEGREES, step, device)[:, : sum((2 * l + 1) ** 2 for l in range(degrees))].contiguous()
     return torch.from_numpy(rotation_table(rotation_grid(step), degrees)).to(device)
 
 
