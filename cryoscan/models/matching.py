@@ -92,10 +92,10 @@ class Seen:
         similarity : float array, `m`
         groups : int array, `m`
         """
-        surprise = -np.log1p(-(np.clip(similarity, 0, _CERTAIN) ** 2))
-        first = int(surprise.argmax())
-        others = surprise[groups != groups[first]]
-        return float(surprise[first] - others.max()) / self.unit if len(others) else 0.0
+        s_M = -np.log1p(-(np.clip(similarity, 0, _CERTAIN) ** 2))
+        first = int(s_M.argmax())
+        others = s_M[groups != groups[first]]
+        return float(s_M[first] - others.max()) / self.unit if len(others) else 0.0
 
 
 class Matcher:
@@ -199,7 +199,7 @@ class Matcher:
             return Seen(alone, alone, 1.0)
         place = torch.searchsorted(rows, some)
         scaled, unit = _on_the_scale_of(
-            _surprise(fine), self._weighed(fine_local, rows), sample=place, entries=len(self)
+            surprise(fine), self._weighed(fine_local, rows), sample=place, entries=len(self)
         )
         rest = torch.full_like(coarse, float(scaled.min()))
         return Seen(alone, rest.index_copy(0, rows, scaled).cpu().numpy(), unit)
@@ -250,7 +250,7 @@ class Matcher:
 
     def _unusual(self, g_N: Tensor, uncut: Tensor) -> Tensor:
         """Correlations less what strangers reach, as correlations."""
-        s_N = _surprise(g_N) - torch.lerp(self._taken_off[0], self._taken_off[1], uncut)
+        s_N = surprise(g_N) - torch.lerp(self._taken_off[0], self._taken_off[1], uncut)
         return s_N.sign() * torch.sqrt(-torch.expm1(-s_N.abs()))
 
     def _about_each(
@@ -268,7 +268,7 @@ class Matcher:
         return moved_SHK, self._harmonics.expand(moved_SLZYX.square().sum(dim=1))
 
     def _weighed(self, local: Tensor, rows: Tensor) -> Tensor:
-        return self._evidence[rows] * _surprise(local)
+        return self._evidence[rows] * surprise(local)
 
     def _compared(
         self,
@@ -374,7 +374,7 @@ def _uncut(q_HK: Tensor) -> Tensor:
     return (power_K[-_BORDER:].sum() / power_K.sum().clamp_min(1e-12) / _FILLED).clamp_max(1)
 
 
-def _surprise(correlation: Tensor) -> Tensor:
+def surprise(correlation: Tensor) -> Tensor:
     """-log(1 - r²) of correlations, 0 for negative ones."""
     return -torch.log1p(-(correlation.clamp(0, _CERTAIN) ** 2))
 

@@ -1,17 +1,21 @@
 """What is written about a trained tower for people: its curves and its card."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import get_args
 
 from cryoscan.models.atom_tower import AtomTowerConfig
 from cryoscan.models.density_tower import TowerConfig
 from cryoscan.models.shape_tower import ShapeTowerConfig
 from cryoscan.provenance import Provenance, write_atomically
 from cryoscan.train.evaluate import TOPS, Outcome
-from cryoscan.train.library import Anchor
+from cryoscan.train.library import Anchor, Split
 from cryoscan.train.state import read_curves
 
 _KINDS: dict[type, str] = {TowerConfig: "density", ShapeTowerConfig: "shape", AtomTowerConfig: "atom"}
+HELD_OUT = "Nothing that is trained on is of a sequence cluster, PDB entry or chain of a held-out domain."
+
 _OF_DENSITY = """Trained on simulated density alone: domains of 40 to 300 residues under made-up masks, neighbours,
 noise and filters. Real maps differ. Larger domains than a window are cut off. The validation domains are few and
 chose the settings: expect less on others."""
@@ -57,41 +61,80 @@ def write_card(
 ) -> None:
     """Write the model card: data, settings, seed, results and remarks on them, limits."""
     kind = _KINDS[type(tower)]
-    splits = [anchor.split for anchor in anchors]
-    lines = [
-        "# Model card",
+    data = [
+        *(f"- {split}: {[anchor.split for anchor in anchors].count(split)} domains" for split in get_args(Split)),
+        fingerprint_line(provenance),
         "",
-        f"{'An' if kind == 'atom' else 'A'} {kind} tower of cryoscan {provenance.version}, begun {provenance.time}, "
-        f"seed {provenance.seed}.",
-        "",
-        "## Data",
-        "",
-        *(f"- {split}: {splits.count(split)} domains" for split in ("train", "validation", "test")),
-        f"- fingerprint of the library: `{provenance.inputs.get('library', '')}`",
-        "",
-        "Nothing that is trained on is of a sequence cluster, PDB entry or chain of a held-out domain.",
+        HELD_OUT,
         "The test domains were not looked at.",
-        "",
-        "## Settings",
-        "",
-        *(f"- `{key}`: {value}" for key, value in provenance.config.items()),
-        *(f"- tower `{key}`: {value}" for key, value in tower.to_json().items()),
-        "",
-        "## Results",
-        "",
+    ]
+    results = [
         "Validation domains, Top-1 / 5 / 10 in percent with Wilson's 95 % interval of Top-10; chance is of Top-10.",
         "",
         *results_table(outcomes),
         "",
         *(line for remark in remarks for line in (remark, "")),
         "Curves: `curves.png`, numbers: `curves.csv`.",
+    ]
+    sizes = {f"tower `{key}`": value for key, value in tower.to_json().items()}
+    what = f"{'An' if kind == 'atom' else 'A'} {kind} tower"
+    compose_card(path, what, provenance, data=data, sizes=sizes, results=results, limits=_LIMITS[kind])
+
+
+def compose_card(
+    path: Path,
+    what: str,
+    provenance: Provenance,
+    *,
+    data: Sequence[str],
+    sizes: Mapping[str, object] = MappingProxyType({}),
+    results: Sequence[str],
+    limits: str,
+) -> None:
+    """Write the model card of any network.
+
+    Parameters
+    ----------
+    path : Path
+    what : str
+        It is, with its article.
+    provenance : Provenance
+        Settings are told from it.
+    data, results : sequence of str
+        Lines.
+    sizes : mapping
+        More settings, by their names in Markdown.
+    limits : str
+    """
+    lines = [
+        "# Model card",
+        "",
+        f"{what} of cryoscan {provenance.version}, begun {provenance.time}, seed {provenance.seed}.",
+        "",
+        "## Data",
+        "",
+        *data,
+        "",
+        "## Settings",
+        "",
+        *(f"- `{key}`: {value}" for key, value in provenance.config.items()),
+        *(f"- {key}: {value}" for key, value in sizes.items()),
+        "",
+        "## Results",
+        "",
+        *results,
         "",
         "## Limits",
         "",
-        _LIMITS[kind],
+        limits,
         "",
     ]
     write_atomically(path, "\n".join(lines))
+
+
+def fingerprint_line(provenance: Provenance) -> str:
+    """What was trained on."""
+    return f"- fingerprint of the library: `{provenance.inputs.get('library', '')}`"
 
 
 def results_table(outcomes: Sequence[Outcome]) -> list[str]:

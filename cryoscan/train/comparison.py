@@ -6,6 +6,7 @@ learned from the products of all; then the views ask once more, by that comparis
 """
 
 import functools
+import io
 import itertools
 import os
 from collections import Counter
@@ -21,8 +22,9 @@ from torch import Tensor
 
 from cryoscan.models.checkpoint import save_network
 from cryoscan.models.comparison import Comparison, ComparisonConfig
-from cryoscan.models.matching import Matcher
+from cryoscan.models.matching import Matcher, surprise
 from cryoscan.provenance import Provenance, write_atomically
+from cryoscan.train.card import compose_card, fingerprint_line
 from cryoscan.train.conditions import CONDITIONS
 from cryoscan.train.folder import CARD, NetworkTrained, begun, fingerprint_library, library_of_run
 from cryoscan.train.library import AtomLibrary
@@ -43,6 +45,8 @@ _KNOWN = ("noise", "missing_30", "neighbours_no_mask", "neighbours_sphere", "nei
 _RELATIVES, _DECEIVERS, _OTHERS = 6, 84, 28
 _AT_ONCE = 40  # queries of a file
 _BATCH = 32
+_LIMITS = """For shapes of two layers, density and helices less strands, on voxels of 2.5 Å. Learned from simulated
+density."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,12 +109,13 @@ def train_comparison(
         If neither the folder has a library nor data are given.
     """
     from cryoscan.datedb import open_datedb
+    from cryoscan.datedb.files import default_path
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     library = library_of_run(folder, data, validation=_ALL)
     datedb = open_datedb(None)
-    provenance = begun(folder, config, fingerprint_library(library))
+    provenance = begun(folder, config, fingerprint_library(library), datedb=default_path() / "shapes.npz")
     asking = _Asking(library, datedb, device=device)
     jobs = asking.choose(config)
     total, done = config.rounds * len(jobs), 0
@@ -179,8 +184,7 @@ def _fitted(everything: Sequence[Overlaid], config: "CompareTrainConfig") -> Com
 
 
 def _surprise(one: Overlaid, comparison: Comparison) -> Tensor:
-    g_N = comparison(one.products_NLKK.float(), one.own_LKK, one.theirs_NLKK.float())
-    return -torch.log1p(-(g_N.clamp(0, 0.999) ** 2))
+    return surprise(comparison(one.products_NLKK.float(), one.own_LKK, one.theirs_NLKK.float()))
 
 
 @torch.no_grad()
@@ -202,13 +206,12 @@ class _Asking:
         self._library, self._device = library, device
         datedb, self._embedder = closer_look(datedb, embedder_for(datedb, contour=0.0, device=device), contour=0.0)
         held = [anchor for anchor in library.anchors if anchor.split != "train"]
-        clusters, entries = {anchor.cluster for anchor in held}, {anchor.chain.split("_")[0].lower() for anchor in held}
-        self._entries = [e for e in datedb.entries if e.cluster not in clusters and e.pdb.lower() not in entries]
+        clusters, pdb = {anchor.cluster for anchor in held}, {anchor.chain.split("_")[0].lower() for anchor in held}
+        self._entries = [e for e in datedb.entries if e.cluster not in clusters and e.pdb.lower() not in pdb]
         rows = np.array([entry.row for entry in self._entries])
         self._shapes = {bank: datedb.banks[bank][rows] for bank in datedb.banks}
         self._bank_for = datedb.bank_for
-        types = [f"{entry.scheme}:{entry.type}" for entry in self._entries]
-        self._type = np.array(types)
+        self._type = np.array([f"{entry.scheme}:{entry.type}" for entry in self._entries])
         self._scheme = np.array([entry.scheme for entry in self._entries])
         self._cluster = np.array([entry.cluster for entry in self._entries])
         self._pdb = np.array([entry.pdb.lower() for entry in self._entries])
@@ -281,16 +284,16 @@ class _Asking:
 
 
 def _write(path: Path, several: Sequence[Overlaid]) -> None:
-    """Beside, then renamed; exact, as what is stored is what is learned from."""
-    beside = path.with_suffix(".part.npz")
+    stream = io.BytesIO()
     np.savez(
-        beside,
-        products=torch.cat([one.products_NLKK for one in several]).numpy(),
-        theirs=torch.cat([one.theirs_NLKK for one in several]).numpy(),
-        own=torch.stack([one.own_LKK for one in several]).numpy(),
-        about=np.array([(len(one.products_NLKK), one.found, one.group, one.remote) for one in several]),
+        stream,
+        allow_pickle=False,
+        products=np.concatenate([one.products_NLKK.numpy() for one in several] or [np.zeros(0, np.float16)]),
+        theirs=np.concatenate([one.theirs_NLKK.numpy() for one in several] or [np.zeros(0, np.float16)]),
+        own=np.array([one.own_LKK.numpy() for one in several]),
+        about=np.array([(len(one.products_NLKK), one.found, one.group, one.remote) for one in several]).reshape(-1, 4),
     )
-    beside.replace(path)
+    write_atomically(path, stream.getvalue())
 
 
 def _read(path: Path) -> list[Overlaid]:
@@ -310,35 +313,18 @@ def _write_card(
         for asked in ("remote", "known")
         for when in ("before", "after")
     ]
-    lines = [
-        "# Model card",
-        "",
-        f"A comparison of shapes of cryoscan {provenance.version}, begun {provenance.time}, seed {provenance.seed}.",
-        "",
-        "## Data",
-        "",
+    data = [
         f"- {len(everything)} questions of training domains, {sum(one.remote for one in everything)} for relatives of "
         "other sequence clusters, the rest for the domain itself, incomplete, noisy or among neighbours",
         f"- entries of the DateDB `{datedb}` that share no sequence cluster and no PDB entry with a held-out domain",
-        f"- fingerprint of the library: `{provenance.inputs.get('library', '')}`",
-        "",
-        "## Settings",
-        "",
-        *(f"- `{key}`: {value}" for key, value in provenance.config.items()),
-        "",
-        "## Results",
-        "",
+        fingerprint_line(provenance),
+    ]
+    results = [
         "Of a fifth of the types, learned from the others: first and among the first ten of what was laid over a view,",
         "%. Those are the strangers that deceive most, so that other numbers than these are found in a database.",
         "",
         "| asked for | | Top-1 | Top-10 |",
         "|---|---|---|---|",
         *rows,
-        "",
-        "## Limits",
-        "",
-        "For shapes of two layers, density and helices less strands, on voxels of 2.5 Å. Learned from simulated",
-        "density.",
-        "",
     ]
-    write_atomically(path, "\n".join(lines))
+    compose_card(path, "A comparison of shapes", provenance, data=data, results=results, limits=_LIMITS)

@@ -19,8 +19,9 @@ from cryoscan.models.checkpoint import save_network
 from cryoscan.models.cryosamu import CryoSamu, Informants
 from cryoscan.models.residue_weighting import batch_of, informants_of
 from cryoscan.models.structure_embedding import StructureEmbedder, embed_chains, embedder_named
-from cryoscan.provenance import Provenance, write_atomically
+from cryoscan.provenance import Provenance
 from cryoscan.simulate import density
+from cryoscan.train.card import compose_card, fingerprint_line
 from cryoscan.train.enhancement import enhance_objective
 from cryoscan.train.folder import CARD, NetworkTrained, begun, fingerprint_library, library_of_run, to_the_end
 from cryoscan.train.library import AtomLibrary
@@ -274,36 +275,19 @@ def _write_card(path: Path, provenance: Provenance, library: AtomLibrary, number
         _, resolution, key, _ = name.split("/")
         values = [numbers[name.replace("/before", f"/{arm}")] for arm in ("before", "after", "deposited")]
         table.append(f"| {resolution} Å | {key} | {' | '.join(f'{value:.3f}' for value in values)} |")
-    lines = [
-        "# Model card",
-        "",
-        f"A network of cryoscan {provenance.version} that sharpens maps, begun {provenance.time}, seed "
-        f"{provenance.seed}.",
-        "",
-        "## Data",
-        "",
+    data = [
         f"- chains of {splits.count('train')} domains, simulated as maps of 4 to 8 Å; none is of a sequence cluster, "
         "PDB entry or chain of a held-out domain or of an experimental map",
         f"- experimental maps learned from: {', '.join(provenance.config['real_train']) or 'none'}",
         f"- experimental maps watched: {', '.join(provenance.config['real_validation']) or 'none'}",
-        f"- fingerprint of the library: `{provenance.inputs.get('library', '')}`",
+        fingerprint_line(provenance),
         f"- begun with the running mean of another run: `{provenance.inputs.get('start_from', 'no')}`",
-        "",
-        "## Settings",
-        "",
-        *(f"- `{key}`: {value}" for key, value in provenance.config.items()),
-        "",
-        "## Watched maps",
-        "",
+    ]
+    results = [
         "Means over the watched maps, cut off at each resolution: before, after, and after with the deposited model.",
         "",
         "| resolution | number | before | after | with the model |",
         "|---|---|---|---|---|",
         *table,
-        "",
-        "## Limits",
-        "",
-        _LIMITS,
-        "",
     ]
-    write_atomically(path, "\n".join(lines))
+    compose_card(path, "A map-sharpening network", provenance, data=data, results=results, limits=_LIMITS)

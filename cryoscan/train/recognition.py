@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor
@@ -12,12 +12,13 @@ from torch import Tensor
 from cryoscan.errors import MismatchError
 from cryoscan.models.checkpoint import load_network, save_network
 from cryoscan.models.secondary import SecondaryNet
-from cryoscan.provenance import Provenance, write_atomically
+from cryoscan.provenance import Provenance
 from cryoscan.secondary import KINDS
+from cryoscan.train.card import HELD_OUT, compose_card, fingerprint_line
 from cryoscan.train.conditions import CONDITIONS
 from cryoscan.train.folder import CARD, NetworkTrained, begun, fingerprint_library, library_of_run, to_the_end
 from cryoscan.train.kinship import Sampler
-from cryoscan.train.library import AtomLibrary
+from cryoscan.train.library import AtomLibrary, Split
 from cryoscan.train.loop import TrainEvent, fit
 from cryoscan.train.objectives import Numbers
 from cryoscan.train.state import CURVES, read_curves
@@ -31,6 +32,8 @@ _LEAST_DENSITY = 0.03  # of the largest: below, no kind is known
 _WATCHED = ("clean_6A", "clean_10A", "neighbours_no_mask", "hard")
 _ALL = 10**6  # held-out domains of both halves: settings of searching are chosen on one of them
 _SOME = 64  # domains that a validation looks at
+_LIMITS = """Trained on simulated density alone, at 4 to 10 Å on voxels of 2.5 Å; real maps differ. Nucleic acids,
+ligands and membranes were never seen. Kinds are told from C-alpha distances, and turns often count as helix."""
 
 
 def train_recogniser(
@@ -173,7 +176,6 @@ def _told(views: Views) -> tuple[Tensor, Tensor]:
 
 def _write_card(path: Path, provenance: Provenance, library: AtomLibrary, last: Numbers) -> None:
     splits = [anchor.split for anchor in library.anchors]
-    held = "Nothing that is trained on is of a sequence cluster, PDB entry or chain of a held-out domain."
     rows = [
         f"| {name} | "
         + " | ".join(
@@ -184,35 +186,17 @@ def _write_card(path: Path, provenance: Provenance, library: AtomLibrary, last: 
         for name in _WATCHED
         if f"validation/{name}/right" in last
     ]
-    lines = [
-        "# Model card",
+    data = [
+        *(f"- {split}: {splits.count(split)} domains" for split in get_args(Split)),
+        fingerprint_line(provenance),
         "",
-        f"A secondary-structure network of cryoscan {provenance.version}, begun {provenance.time}, "
-        f"seed {provenance.seed}.",
-        "",
-        "## Data",
-        "",
-        *(f"- {split}: {splits.count(split)} domains" for split in ("train", "validation", "test")),
-        f"- fingerprint of the library: `{provenance.inputs.get('library', '')}`",
-        "",
-        held if "validation" in splits else "Everything was trained on: the results below are of domains it has seen.",
-        "",
-        "## Settings",
-        "",
-        *(f"- `{key}`: {value}" for key, value in provenance.config.items()),
-        "",
-        "## Results",
-        "",
+        HELD_OUT if "validation" in splits else "Everything was trained on: the results are of domains it has seen.",
+    ]
+    results = [
         "Voxels whose likeliest kind is right, %, weighted by density: all, and of each kind; then the kinds' shares.",
         "",
         "| condition | all | coil | helix | strand | coil is | helix is | strand is |",
         "|---|---|---|---|---|---|---|---|",
         *rows,
-        "",
-        "## Limits",
-        "",
-        "Trained on simulated density alone, at 4 to 10 Å on voxels of 2.5 Å; real maps differ. Nucleic acids, ligands",
-        "and membranes were never seen. Kinds are told from C-alpha distances, and turns often count as helix.",
-        "",
     ]
-    write_atomically(path, "\n".join(lines))
+    compose_card(path, "A secondary-structure network", provenance, data=data, results=results, limits=_LIMITS)
