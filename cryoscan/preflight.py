@@ -11,6 +11,7 @@ from cryoscan.units import Angstrom, Shape
 from cryoscan.volume import Volume
 
 _SAMPLE = 4_000_000  # voxels that are looked at
+_ALIKE: Angstrom = 8.0  # coarser, many domains look alike
 _EVERY = 7  # value of the sample that is looked at for the contour, which takes longest and is only shown
 _BLOCK = 48
 _SKEWED = 0.25
@@ -109,7 +110,7 @@ def inspect(volume: Volume, *, resolution: Angstrom | None, coarsest: Angstrom) 
             f"The volume resolves {finest:.1f} Å at best, the database needs {coarsest:g} Å or better: single "
             "domains look alike at this resolution, so nothing can be named and everything stays unknown."
         )
-    elif finest > 0.8 * coarsest:
+    elif finest > _ALIKE:
         warnings.append(f"At {finest:.1f} Å many domains look alike: take the names as suggestions.")
     if resolution is None and finest <= coarsest:
         warnings.append("The resolution is not known (--resolution): names are less certain.")

@@ -164,7 +164,7 @@ def identify(
     """
     datedb.require(embedder)
     datedb, embedder = closer_look(datedb, embedder)
-    preflight = inspect(volume, resolution=resolution, coarsest=max(datedb.banks))
+    preflight = inspect(volume, resolution=resolution, coarsest=datedb.levels[-1])
     loaded = volume.loaded()
     answers = []
     dense: dict[float, np.ndarray] = {}  # resolution → what is density once the map is blurred to its bank
@@ -217,7 +217,7 @@ def identify_map(
     """
     datedb.require(embedder)
     datedb, embedder = closer_look(datedb, embedder)
-    preflight = inspect(volume, resolution=resolution, coarsest=max(datedb.banks))
+    preflight = inspect(volume, resolution=resolution, coarsest=datedb.levels[-1])
     loaded = volume.loaded()
     smooth = blurred(loaded, resolution=preflight.finest, target=min(datedb.banks)).load()
     level = contour_level(smooth) if threshold is None else threshold
@@ -366,7 +366,7 @@ def identify_at(
             got=", ".join(map(str, index.tolist())),
             hint="Click on the volume that is to be asked about.",
         )
-    preflight = inspect(volume, resolution=resolution, coarsest=max(datedb.banks))
+    preflight = inspect(volume, resolution=resolution, coarsest=datedb.levels[-1])
     one = (slice(index[0], index[0] + 1), slice(index[1], index[1] + 1), slice(index[2], index[2] + 1))
     box = _grown(one, volume, embedder.window * embedder.voxel_size * 0.75)
     part = volume.crop(box).loaded()

@@ -1,6 +1,7 @@
 """How often a first candidate is right, given its cosine and its lead: fitted on one half, checked on the other."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from cryoscan.benchmark.result import BenchmarkProgress, BenchmarkResult, Table,
 from cryoscan.benchmark.retrieval import choose_queries, query_window, seeded
 from cryoscan.datedb import DateDB
 from cryoscan.datedb.build import closer_look
-from cryoscan.datedb.store import calibrated
+from cryoscan.datedb.store import COARSER, calibrated
 from cryoscan.embedding import Embedder
 from cryoscan.metrics import wilson_interval
 
 _BATCH = 64
+_UNKNOWN = (0.0, 0.0, 0.0)
 _EDGES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
@@ -30,11 +32,12 @@ def run_calibration(
     Every query (CATH) is asked three times: without its own PDB entry, so that near
     relatives are there; without its sequence cluster as well, so that only remote ones are;
     and without its type, so that every answer is wrong. Their equal shares are the prior.
-    For each bank a logistic regression predicts from log(1 - cosine) and log(margin) of the
+    For each level a logistic regression predicts from log(1 - cosine) and log(margin) of the
     first candidate whether its type is right. It is fitted on the ``dev`` half of the
     clusters and checked on the ``test`` half.
     """
     datedb, embedder = closer_look(datedb, embedder)
+    datedb = replace(datedb, calibration=dict.fromkeys((*datedb.banks, *COARSER), _UNKNOWN))  # so it has all levels
     store = open_chains(asked)
     rows = [row for row in read_tables(asked).rows if row.scheme == "CATH"]
     halves = {
@@ -79,7 +82,7 @@ def run_calibration(
                 yield BenchmarkProgress(f"{half} half at {resolution:g} Å", done, total)
     numbers: dict[str, object] = {}
     tables = []
-    for bank in sorted(datedb.banks):
+    for bank in datedb.levels:
         if not found.get(("dev", bank)) or not found.get(("test", bank)):
             continue
         fit = _fit(np.array(found["dev", bank], float))
@@ -121,7 +124,7 @@ def _reliability(bank: float, said: np.ndarray, right: np.ndarray) -> Table:
             interval = f"{percent(k / n)} ({percent(bounds[0])}–{percent(bounds[1])})"
             rows.append((f"{low:.2f}–{high:.2f}", str(n), percent(float(said[inside].mean())), interval))
     return Table(
-        f"Confidence at the {bank:g} Å bank, test half",
+        f"Confidence at the {bank:g} Å level, test half",
         ("confidence", "answers", "said %", "right % (95 %)"),
         tuple(rows),
     )

@@ -34,7 +34,7 @@ def info(
 
 def _about_volume(path: Path, voxel_size: float | None, contrast: str) -> tuple[dict[str, Any], list[str]]:
     from cryoscan.cli.inputs import open_given
-    from cryoscan.datedb.config import DateDBConfig
+    from cryoscan.datedb.store import COARSER
     from cryoscan.io import describe
     from cryoscan.preflight import inspect
 
@@ -59,7 +59,7 @@ def _about_volume(path: Path, voxel_size: float | None, contrast: str) -> tuple[
         warnings.append("Nothing can be measured without a voxel size: give it with --voxel-size.")
         return about, warnings
     given = open_given(path, voxel_size=voxel_size, contrast=contrast)
-    look = inspect(given.volume, resolution=None, coarsest=max(DateDBConfig().resolutions_A))
+    look = inspect(given.volume, resolution=None, coarsest=max(COARSER))
     about |= {
         "mean": look.mean,
         "standard_deviation": look.spread,

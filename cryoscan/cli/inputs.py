@@ -142,8 +142,8 @@ def search_query(
         whole = RegionMask(1, np.ones(volume.shape, bool))
         answer = identify(volume, [whole], datedb=db, embedder=embedder_for(db), resolution=resolution, top=top)
         return answer.regions[0].candidates
-    bank = db.bank_for(resolution)
     db, embedder = closer_look(db, embedder_for(db, contour=0.0), contour=0.0)
+    bank = db.bank_for(resolution)
     vectors = embed_structures([read_structure(path)], embedder, resolutions=[bank])[bank]
     return db.search(vectors, top=top, resolution=bank)[0]
 

@@ -25,6 +25,9 @@ from cryoscan.units import SIGMA_PER_RESOLUTION, Angstrom
 if TYPE_CHECKING:
     from cryoscan.models.shape import Shapes
 
+COARSER = (15.0, 20.0)
+"""Levels, Å, beyond the banks at which shapes are compared: with those of the coarsest bank, the second layer of both
+weaker by the square of (bank / level), as helices and strands are seen ever worse (decision 22)."""
 _QUERIES_AT_ONCE = 512
 _EXACT_UP_TO = 100_000  # entries; beyond, the index is faster than a product with all of them
 _NEAREST = 512
@@ -276,12 +279,18 @@ class DateDB:
             return 4 * (4 * entries * self.banks[bank].shape[1]) + _MATCHING
         return 4 * (entries * self.banks[bank].shape[1] + _QUERIES_AT_ONCE * (entries + 3 * types))
 
+    @cached_property
+    def levels(self) -> tuple[float, ...]:
+        """Resolutions that answers are given at: those of the banks, then coarser ones, of shapes, if calibrated."""
+        coarsest = max(self.banks)
+        coarser = (level for level in COARSER if self.matched and level > coarsest and level in self.calibration)
+        return (*sorted(self.banks), *coarser)
+
     def bank_for(self, resolution: Angstrom | None) -> float:
-        """Resolution of the bank to search: the closest one that is not finer than the query, else the coarsest."""
+        """Level to search at: the closest one that is not finer than the query, else the coarsest."""
         if resolution is None:
             return min(self.banks)
-        coarser = [bank for bank in self.banks if bank >= resolution - 0.25]
-        return min(coarser) if coarser else max(self.banks)
+        return next((level for level in self.levels if level >= resolution - 0.25), self.levels[-1])
 
     def blur_for(self, resolution: Angstrom | None) -> float:
         """Resolution to which what is finer is blurred before it is compared: that of the bank that is searched.
@@ -599,9 +608,14 @@ class DateDB:
         if (bank, device) not in self._matchers:
             assert self.shapes is not None
             shapes = self.shapes.take(used)
-            usual = shapes.usual[sorted(self.banks).index(bank)] if len(shapes.usual) else None
+            stored = min(bank, max(self.banks))
+            usual = shapes.usual[sorted(self.banks).index(stored)] if len(shapes.usual) else None
             self._matchers[bank, device] = Matcher(
-                self.banks[bank][used], shapes.envelopes(self.bank_blur(bank)), usual=usual, device=device
+                self.banks[stored][used],
+                shapes.envelopes(self.bank_blur(stored)),
+                usual=usual,
+                second=(stored / bank) ** 2,
+                device=device,
             )
         return self._matchers[bank, device], place
 

@@ -111,6 +111,8 @@ class Matcher:
         What strangers reach with each entry, alone and in company, see `strangers_reach`; NaN where nobody knows.
     comparison : Comparison, optional
         What counts; by default what comes with cryoscan for shapes of two layers, and everything the same for others.
+    second : float
+        Strength of the second layer, of entries and queries alike, in that of their vectors.
     device : str
         Where torch computes.
     """
@@ -122,11 +124,13 @@ class Matcher:
         *,
         usual: np.ndarray | None = None,
         comparison: Comparison | None = None,
+        second: float = 1.0,
         device: str = "cpu",
     ) -> None:
         self.device = torch.device(device)
         self._harmonics = harmonics(device)
-        t_NHK = _unit(_tensor(shapes, self.device))
+        self._second = second
+        t_NHK = _unit(self._read(shapes))
         density_NHK = t_NHK[:, :, :SHELLS]
         m_NHK = torch.zeros_like(density_NHK) if envelopes is None else _tensor(envelopes, self.device)
         ones = self._harmonics.expand(torch.ones(1, 32, 32, 32, device=self.device))
@@ -162,6 +166,12 @@ class Matcher:
         """Answers to both questions for each of some queries, `q 972·layers`."""
         return self._each(queries, crowded=True, kept=kept)
 
+    def _read(self, vectors: np.ndarray) -> Tensor:
+        c_NHK = _tensor(vectors, self.device)
+        strength_K = c_NHK.new_ones(c_NHK.shape[2])
+        strength_K[SHELLS:] = self._second
+        return c_NHK * strength_K
+
     @property
     def _nothing(self) -> np.ndarray:
         return np.zeros(len(self), np.float32)
@@ -171,7 +181,7 @@ class Matcher:
             with torch.inference_mode():
                 return self._seen(q_HK, crowded=crowded, kept=kept)
 
-        q_QHK = _tensor(queries, self.device)
+        q_QHK = self._read(queries)
         if self.device.type != "cpu" or len(q_QHK) < 2:
             return [one(q_HK) for q_HK in q_QHK]
         # one thread a query: the products are too small for several
@@ -213,7 +223,7 @@ class Matcher:
         rows : int array, `n`
         """
         with torch.inference_mode():
-            q_HK = _unit(_tensor(query[None], self.device))[0]
+            q_HK = _unit(self._read(query[None]))[0]
             q_SHK, _ = self._about_each(q_HK, _SHIFTS, squares=False)
             fitting = self._fitting(q_SHK, torch.from_numpy(rows).to(self.device))
             found: np.ndarray = channel_products(q_SHK, *fitting, weights_LKK=self._weights).cpu().numpy()

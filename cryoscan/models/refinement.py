@@ -198,10 +198,27 @@ def _shift_derivatives(device: str) -> tuple[Tensor, Tensor]:
     def derivative(*axes: int) -> Tensor:
         factor = torch.ones((), dtype=torch.complex64)
         for axis in axes:
-            factor = factor * (-2j * np.pi * waves[axis])
+            odd = axes.count(axis) == 1  # of the last frequency, whose sign is not known
+            factor = factor * (-2j * np.pi * torch.where(waves[axis].abs() == 0.5, 0.0 if odd else 0.5, waves[axis]))
         moved = torch.fft.irfftn(spectra * factor, s=(edge,) * 3, dim=(1, 2, 3))
         return basis.expand(moved).reshape(dim, dim).T.contiguous()
 
-    first = torch.stack([derivative(axis) for axis in range(3)])
-    second = torch.stack([derivative(*pair) for pair in _PAIRS])
-    return first.to(device), second.to(device)
+    # turned about (1, 1, 1), the grid is the same and z, y, x become y, x, z: so a third of the products will do
+    cycle_DD = _turned_by(np.roll(np.eye(3), 1, axis=0))
+    first, same, mixed = ([one] for one in (derivative(0), derivative(0, 0), derivative(0, 1)))
+    for several in (first, same, mixed):
+        for _ in range(2):
+            several.append(cycle_DD @ several[-1] @ cycle_DD.T)
+    second = torch.stack([(same[i] if i == j else mixed[2 if (i, j) == (0, 2) else i]) for i, j in _PAIRS])
+    return torch.stack(first).to(device), second.to(device)
+
+
+def _turned_by(rotation: np.ndarray) -> Tensor:
+    """The matrix of all coefficients for one rotation, `d d`."""
+    table, first = torch.from_numpy(rotation_table(rotation[None], DEGREES)[0]), 0
+    turn_HH = torch.zeros(DEGREES**2, DEGREES**2)
+    for l in range(DEGREES):
+        m, place = 2 * l + 1, slice(l * l, (l + 1) ** 2)
+        turn_HH[place, place] = table[first : first + m * m].reshape(m, m)
+        first += m * m
+    return torch.kron(turn_HH, torch.eye(SHELLS))

@@ -110,7 +110,7 @@ def _named_plain(plan: ScanPlan, places: Places) -> Places:
 def _assigned(plan: ScanPlan, vectors: np.ndarray) -> Assignment:
     datedb, embedder = plan.naming
     rows = unit_rows(vectors.astype(np.float32))
-    return datedb.assign(rows, top=plan.config.candidates, resolution=plan.bank, device=str(embedder.device))
+    return datedb.assign(rows, top=plan.config.candidates, resolution=plan.level, device=str(embedder.device))
 
 
 def as_they_are(plan: ScanPlan, places: Places) -> Places:

@@ -147,7 +147,12 @@ class ScanPlan:
     @property
     def naming(self) -> tuple[DateDB, Embedder]:
         """What regions that were cut out are named with: the closest look that the database has."""
-        return closer_look(self.datedb, self.embedder) if self.embedder.needs_mask else (self.datedb, self.embedder)
+        return _naming(self.datedb, self.embedder)
+
+    @property
+    def level(self) -> float:
+        """Resolution at which `naming` compares them."""
+        return self.naming[0].bank_for(max(self.bank, _finest(self.preflight, self.datedb)))
 
     @property
     def flat_edge(self) -> int:
@@ -337,7 +342,8 @@ def plan_scan(
     datedb = datedb.in_scheme(config.scheme)
     if mask is not None:
         check_same_grid(volume, mask)
-    preflight = inspect(volume, resolution=config.resolution_A, coarsest=max(datedb.banks))
+    named_by, _ = _naming(datedb, embedder)
+    preflight = inspect(volume, resolution=config.resolution_A, coarsest=named_by.levels[-1])
     sharpening = None
     if config.enhance:
         sharpening, warnings = plan_sharpening(
@@ -345,7 +351,7 @@ def plan_scan(
         )
         preflight = replace(preflight, warnings=(*preflight.warnings, *warnings))
     background = preflight.background if sharpening is None else sharpening.background
-    finest = preflight.finest if preflight.resolution_known else max(preflight.nyquist, min(datedb.banks))
+    finest = _finest(preflight, datedb)
     bank = datedb.bank_for(finest)
     ratio = volume.voxel_size / embedder.voxel_size
     z, y, x = (int(np.floor((size - 1) * ratio + 1e-6)) + 1 for size in volume.shape)
@@ -382,6 +388,15 @@ def plan_scan(
     if config.contour is None:
         plan = replace(plan, contour=contour_level(np.concatenate([block.ravel() for block in blocks])))
     return replace(plan, flat=_flat_below(blocks, plan.flat_edge)) if config.skip_flat else plan
+
+
+def _naming(datedb: DateDB, embedder: Embedder) -> tuple[DateDB, Embedder]:
+    return closer_look(datedb, embedder) if embedder.needs_mask else (datedb, embedder)
+
+
+def _finest(preflight: Preflight, datedb: DateDB) -> Angstrom:
+    """What the volume is taken to resolve: no more than the database knows, if nobody has said it."""
+    return preflight.finest if preflight.resolution_known else max(preflight.nyquist, min(datedb.banks))
 
 
 def probe_blocks(plan: ScanPlan, *, per_axis: int = 3) -> list[Volume]:

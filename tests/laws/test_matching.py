@@ -17,7 +17,7 @@ from cryoscan.models import InvariantEmbedder, ShapeEmbedder
 from cryoscan.models.comparison import Comparison, ComparisonConfig
 from cryoscan.models.harmonics import DEGREES, blur_matrices, harmonics, rotation_table
 from cryoscan.models.matching import Matcher, strangers_reach
-from cryoscan.models.refinement import refine
+from cryoscan.models.refinement import _shift_derivatives, refine
 from cryoscan.models.secondary import shipped_secondary
 from cryoscan.models.shape import Shapes, envelope, in_company
 
@@ -144,6 +144,24 @@ def test_refining_finds_the_rotation_and_the_shift(angle: float) -> None:
         assert before < found - 0.01
 
 
+def test_derivatives_along_shifts_are_those_of_shifted_densities() -> None:
+    first, second = _shift_derivatives("cpu")
+    h, pairs = 0.25, ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+
+    def moved(*shift: float) -> np.ndarray:
+        return harmonics().expand(torch.from_numpy(density(MOLECULES[7] + shift)[None])).flatten().numpy()
+
+    middle = harmonics().synthesise(torch.from_numpy(moved(0, 0, 0)).reshape(1, DEGREES**2, -1))
+    x = harmonics().expand(middle).flatten().numpy()
+    for axis, step in enumerate(h * np.eye(3)):
+        expected = (moved(*step) - moved(*-step)) / (2 * h)
+        assert np.corrcoef(first[axis].numpy() @ x, expected)[0, 1] > 0.97, axis
+    for (i, j), matrix in zip(pairs, second, strict=True):
+        a, b = h * np.eye(3)[i], h * np.eye(3)[j]
+        expected = (moved(*(a + b)) - moved(*(a - b)) - moved(*(b - a)) + moved(*(-a - b))) / (4 * h**2)
+        assert np.corrcoef(matrix.numpy() @ x, expected)[0, 1] > 0.93, (i, j)
+
+
 def test_few_that_are_compared_finely_come_before_all_others(shapes: Shapes) -> None:
     matcher = Matcher(shapes.densities(0.0), shapes.envelopes(0.0))
     queries = shapes.densities(0.0)
@@ -251,6 +269,22 @@ def test_the_second_layer_turns_along_and_tells_equal_densities_apart(shapes: Sh
     assert found.diagonal().min() > 0.97
 
 
+def test_a_weak_second_layer_counts_less_on_both_sides(shapes: Shapes) -> None:
+    one, envelopes, equal = shapes.densities(0.0), shapes.envelopes(0.0), Comparison(ComparisonConfig())
+    two = np.concatenate([one, np.roll(one, 1, axis=0)], axis=1)
+    wrong = np.concatenate([one, np.roll(one, 5, axis=0)], axis=1)  # as what a map does not resolve is seen
+    gone = Matcher(two, envelopes, comparison=equal, second=0.0)
+    assert gone.similarities(wrong[:3]) == pytest.approx(Matcher(one, envelopes).similarities(one[:3]), abs=1e-5)
+    half = Matcher(two, envelopes, comparison=equal, second=0.5).similarities(wrong[:3])
+    by_hand = [np.concatenate([x[:, :972], 0.5 * x[:, 972:]], axis=1) for x in (two, wrong)]
+    assert half == pytest.approx(
+        Matcher(by_hand[0], envelopes, comparison=equal).similarities(by_hand[1][:3]), abs=1e-5
+    )
+    whole = Matcher(two, envelopes, comparison=equal).similarities(wrong[:3])
+    assert (gone.similarities(wrong[:3]).diagonal() > half.diagonal()).all()
+    assert (half.diagonal() > whole.diagonal()).all()
+
+
 def test_wholes_are_compared_without_envelopes(shapes: Shapes) -> None:
     one = shapes.densities(0.0)
     for layers in (one, np.concatenate([one, one[::-1]], axis=1)):
@@ -309,6 +343,22 @@ def test_shapes_are_kept_on_disk_and_through_changes(db: DateDB, tmp_path: Path)
     blind = fewer.with_entries([Entry("new", "mine", "a", 0)], {k: b[:1] for k, b in db.banks.items()})
     assert blind.by_shape is None  # an entry without a shape would never be found by it
     assert back.fingerprint != replace(back, shapes=None).fingerprint
+
+
+def test_shapes_answer_beyond_the_coarsest_bank_as_far_as_they_are_calibrated(db: DateDB) -> None:
+    fit = (0.0, -1.0, 1.0)
+    known = replace(db, calibration={15.0: fit, 20.0: fit}, shape_calibration={10.0: fit, 15.0: fit, 20.0: fit})
+    by_shape, embedder = closer_look(known, embedder_for(known, contour=0.0), contour=0.0)
+    assert by_shape.levels == (6.0, 10.0, 15.0, 20.0)
+    asked = (None, 4.0, 6.2, 9.0, 11.0, 15.2, 17.0, 33.0)
+    assert [by_shape.bank_for(resolution) for resolution in asked] == [6.0, 6.0, 6.0, 10.0, 15.0, 15.0, 20.0, 20.0]
+    assert known.levels == (6.0, 10.0)  # vectors that cannot be turned have nothing to be compared with there
+    assert by_shape.confidence(0.9, 0.1, bank=15.0) is not None
+    uncalibrated = closer_look(db, embedder_for(db))[0]
+    assert uncalibrated.levels == (6.0, 10.0)
+    blunt = [ndimage.gaussian_filter(density(points), 1.2, mode="constant") for points in MOLECULES]
+    found = by_shape.similarities(embedder.embed(np.stack(blunt)), resolution=15.0)
+    assert (found.argmax(axis=1) == np.arange(N)).all()
 
 
 def test_damaged_shapes_are_refused(db: DateDB, tmp_path: Path) -> None:
