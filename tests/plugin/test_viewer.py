@@ -23,7 +23,7 @@ def test_in_a_real_window(checks):
         [sys.executable, "-m", "pytest", *options, str(HERE / checks)],
         capture_output=True,
         text=True,
-        timeout=480,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
