@@ -1,6 +1,7 @@
 """The database in memory: entries, embeddings, and how a query becomes a ranked list of types."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from operator import attrgetter
@@ -128,10 +129,10 @@ class DateDB:
     matched: bool = False
 
     def __post_init__(self) -> None:
-        rows = {len(bank) for bank in self.banks.values()}
-        if len(rows) != 1:
-            raise FormatError("expected banks of equal length", got=str(sorted(rows)), hint="Rebuild the DateDB.")
-        (n,) = rows
+        n = self._count
+        rows = set() if self.matched else {len(bank) for bank in self.banks.values()} - {n}
+        if rows:
+            raise FormatError("expected banks of equal length", got=str(sorted({n, *rows})), hint="Rebuild the DateDB.")
         if self.shapes is not None and len(self.shapes) != n:
             raise FormatError(f"expected shapes of {n} rows", got=str(len(self.shapes)), hint="Rebuild the DateDB.")
         for name in ("signed", "usual") if self.shapes is not None else ():
@@ -197,9 +198,12 @@ class DateDB:
         embedder = ShapeEmbedder(float(self.embedder["voxel_size_A"]), secondary=secondary_of(self))
         about = {**self.embedder, "kind": "ShapeEmbedder", "fingerprint": embedder.fingerprint, "dim": embedder.dim}
         finest_first = sorted(self.banks)
-        banks = {
-            bank: self.shapes.densities(self.bank_blur(bank), bank=finest_first.index(bank)) for bank in self.banks
-        }
+        banks = _MadeWhenAsked(
+            {
+                bank: functools.partial(self.shapes.densities, self.bank_blur(bank), bank=finest_first.index(bank))
+                for bank in self.banks
+            }
+        )
         return replace(self, banks=banks, embedder=about, calibration=self.shape_calibration, matched=True)
 
     def entry(self, id_: str) -> Entry:
@@ -276,8 +280,8 @@ class DateDB:
         """Memory that `assign` takes besides the database: the sorted copy of a bank, and a chunk of cosines."""
         entries, types = len(self.entries), len(self.types)
         if self.matched:
-            return 4 * (4 * entries * self.banks[bank].shape[1]) + _MATCHING
-        return 4 * (entries * self.banks[bank].shape[1] + _QUERIES_AT_ONCE * (entries + 3 * types))
+            return 4 * (4 * entries * self._dim) + _MATCHING
+        return 4 * (entries * self._dim + _QUERIES_AT_ONCE * (entries + 3 * types))
 
     @cached_property
     def levels(self) -> tuple[float, ...]:
@@ -537,7 +541,7 @@ class DateDB:
                 got=str(sorted(banks)),
                 hint="Simulate at these resolutions.",
             )
-        n = len(next(iter(self.banks.values())))
+        n = self._count
         merged = {key: np.concatenate([bank, unit_rows(banks[key])]) for key, bank in self.banks.items()}
         moved = tuple(replace(entry, row=entry.row + n) for entry in added)
         both = None if self.shapes is None or shapes is None else type(shapes).joined([self.shapes, shapes])
@@ -657,10 +661,20 @@ class DateDB:
         """Type of every entry, and the entries of every row."""
         place = {key: index for index, key in enumerate(self.types)}
         owner = np.array([place[entry.scheme, entry.type] for entry in self.entries])
-        of_row: list[list[int]] = [[] for _ in next(iter(self.banks.values()))]
+        of_row: list[list[int]] = [[] for _ in range(self._count)]
         for index, entry in enumerate(self.entries):
             of_row[entry.row].append(index)
         return owner, of_row
+
+    @cached_property
+    def _count(self) -> int:
+        """Number of rows."""
+        return len(self.shapes) if self.matched and self.shapes is not None else len(next(iter(self.banks.values())))
+
+    @cached_property
+    def _dim(self) -> int:
+        """Length of a row."""
+        return int(self.embedder["dim"]) if self.matched else next(iter(self.banks.values())).shape[1]
 
     @cached_property
     def _rows(self) -> np.ndarray:
@@ -675,10 +689,9 @@ class DateDB:
 
     def _checked(self, vectors: np.ndarray) -> np.ndarray:
         vectors = np.atleast_2d(np.asarray(vectors, np.float32))
-        dim = next(iter(self.banks.values())).shape[1]
-        if vectors.shape[1] != dim:
+        if vectors.shape[1] != self._dim:
             raise MismatchError(
-                f"expected queries of {dim} dimensions",
+                f"expected queries of {self._dim} dimensions",
                 got=str(vectors.shape[1]),
                 hint="Embed them with the embedder that wrote the DateDB.",
             )
@@ -716,6 +729,25 @@ class DateDB:
             ranges=entry.ranges,
             length=entry.length,
         )
+
+
+class _MadeWhenAsked(Mapping[float, np.ndarray]):
+    """Banks that take seconds and much memory to make, of which most users need one."""
+
+    def __init__(self, make: Mapping[float, Callable[[], np.ndarray]]) -> None:
+        self._make = dict(make)
+        self._made: dict[float, np.ndarray] = {}
+
+    def __getitem__(self, bank: float) -> np.ndarray:
+        if bank not in self._made:
+            self._made[bank] = self._make[bank]()
+        return self._made[bank]
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self._make)
+
+    def __len__(self) -> int:
+        return len(self._make)
 
 
 def calibrated(cosine: npt.ArrayLike, margin: npt.ArrayLike, fit: tuple[float, float, float]) -> np.ndarray:

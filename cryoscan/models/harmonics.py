@@ -10,6 +10,8 @@ such matrices (fast rotational matching; Kovacs & Wriggers 2002, Acta Cryst. D 5
 """
 
 import functools
+import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor
 from cryoscan.units import Voxels
 
 WINDOW: Voxels = 32
+_HALF = WINDOW // 2
 SHELLS = 12
 DEGREES = 9
 """l = 0 … 8."""
@@ -27,7 +30,9 @@ RADII = (0.8, 15.2)
 """First and last shell, voxels."""
 REACH = 16.0
 """Radius of the ball that is described, voxels."""
-_DIRECTIONS = 64  # from which the matrices of rotations are found; 17 would do, 400 take five times as long
+Parity = tuple[int, int, int]
+"""0 where even, 1 where odd, under the mirrors z → −z, y → −y, x → −x."""
+_DIRECTIONS = 64  # from which the matrix of one rotation is found; 17 would do
 
 
 def radial_functions(r: np.ndarray) -> np.ndarray:
@@ -70,6 +75,56 @@ def real_harmonics(positions: np.ndarray, degrees: int) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class MirrorClass:
+    """Harmonics that are even, or odd, under the same ones of the mirrors z → −z, y → −y, x → −x.
+
+    The sum of such a function times a density is a sum over one octant of the folded density (`folded`): an eighth of
+    the work.
+
+    Parameters
+    ----------
+    parity : Parity
+    orders : int array, `h`
+        Places of its harmonics among all of them, ascending.
+    degrees : tuple of int
+        l of each.
+    functions : float array, `voxels h·k`
+        In the part of the ball where z, y and x are positive (`octant`).
+    """
+
+    parity: Parity
+    orders: np.ndarray
+    degrees: tuple[int, ...]
+    functions: np.ndarray
+
+    @property
+    def places(self) -> np.ndarray:
+        """Of its coefficients among all of `lm k`, `h·k`."""
+        return np.asarray((self.orders[:, None] * SHELLS + np.arange(SHELLS)).ravel())
+
+
+def folded(x_BZYX: Tensor) -> dict[tuple[int, ...], Tensor]:
+    """Sums (0) and differences (1) of mirrored voxels along z, y and x, from the middle outwards: `b z/2 y/2 x/2`."""
+    parts: dict[tuple[int, ...], Tensor] = {(): x_BZYX}
+    for axis in (1, 2, 3):
+        halves = {key: (x.narrow(axis, _HALF, _HALF), x.narrow(axis, 0, _HALF).flip(axis)) for key, x in parts.items()}
+        parts = {
+            (*key, odd): upper - lower if odd else upper + lower
+            for key, (upper, lower) in halves.items()
+            for odd in (0, 1)
+        }
+    return parts
+
+
+def unfolded(parts: dict[tuple[int, ...], Tensor]) -> Tensor:
+    """The sum of functions of each parity that are given in one octant, `b z/2 y/2 x/2` → `b z y x`."""
+    for axis in (3, 2, 1):
+        pairs = {key[:-1]: (parts[*key[:-1], 0], parts[*key[:-1], 1]) for key in parts}
+        parts = {key: torch.cat([(even - odd).flip(axis), even + odd], axis) for key, (even, odd) in pairs.items()}
+    return parts[()]
+
+
 class Harmonics:
     """Goes from windows to coefficients and back.
 
@@ -79,21 +134,30 @@ class Harmonics:
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        inside, functions, dual = _basis()
+        inside, _ = octant()
+        classes = mirror_classes()
         self._inside = torch.from_numpy(inside).to(device)
-        self._functions = torch.from_numpy(functions).to(device)
-        self._dual = torch.from_numpy(dual).to(device)
+        self._functions = {each.parity: torch.from_numpy(each.functions).float().to(device) for each in classes}
+        self._dual = {parity: torch.from_numpy(dual).to(device) for parity, dual in dual_functions().items()}
+        self._places = {each.parity: torch.from_numpy(each.places).to(device) for each in classes}
 
     def expand(self, x_BZYX: Tensor) -> Tensor:
         """Coefficients of windows of 32³ voxels about their middle, `b z y x` → `b lm k`."""
-        flat_BN = x_BZYX.reshape(len(x_BZYX), -1)[:, self._inside]
-        return (flat_BN @ self._functions).reshape(len(x_BZYX), DEGREES**2, SHELLS)
+        parts, b = folded(x_BZYX), len(x_BZYX)
+        c_BD = x_BZYX.new_empty(b, DEGREES**2 * SHELLS)
+        for parity, functions in self._functions.items():
+            c_BD[:, self._places[parity]] = parts[parity].reshape(b, -1)[:, self._inside] @ functions
+        return c_BD.reshape(b, DEGREES**2, SHELLS)
 
     def synthesise(self, c_BHK: Tensor) -> Tensor:
         """Densities that have these coefficients, `b lm k` → `b z y x`; 0 outside the ball."""
-        x_BN = c_BHK.new_zeros(len(c_BHK), WINDOW**3)
-        x_BN[:, self._inside] = c_BHK.reshape(len(c_BHK), -1) @ self._dual
-        return x_BN.reshape(-1, WINDOW, WINDOW, WINDOW)
+        c_BD, b = c_BHK.reshape(len(c_BHK), -1), len(c_BHK)
+        parts: dict[tuple[int, ...], Tensor] = {}
+        for parity, dual in self._dual.items():
+            x_BN = c_BD.new_zeros(b, _HALF**3)
+            x_BN[:, self._inside] = c_BD[:, self._places[parity]] @ dual
+            parts[parity] = x_BN.reshape(b, _HALF, _HALF, _HALF)
+        return unfolded(parts)
 
 
 @functools.lru_cache(maxsize=4)
@@ -114,6 +178,10 @@ def layered(vectors_ND: Tensor) -> Tensor:
 def rotation_table(rotations: np.ndarray, degrees: int) -> np.ndarray:
     """Matrices D_l of rotations, of all degrees below `degrees`, one after the other.
 
+    A rotation about z mixes cos(mφ) and sin(mφ) alone, and one about y is one about z between a quarter turn and its
+    inverse, whose matrix J is found once: D(α, β, γ) = Z(α) J Z(β) Jᵀ Z(γ) (after Pinchon & Hoggan 2007, J. Phys. A
+    40, 1597).
+
     Parameters
     ----------
     rotations : array, `n 3 3`
@@ -125,19 +193,47 @@ def rotation_table(rotations: np.ndarray, degrees: int) -> np.ndarray:
     float32 array, `n sum((2l+1)²)`
         Row by row: density turned by R has the coefficients ``D_l c_l``.
     """
-    directions = np.random.default_rng(0).normal(size=(_DIRECTIONS, 3))
-    before = real_harmonics(directions, degrees)
-    inverses = [np.linalg.pinv(before[:, l * l : (l + 1) ** 2]) for l in range(degrees)]
+    quarters = _quarter_turns(degrees)
     parts = []
     for some in np.array_split(rotations, max(1, len(rotations) // 512)):
-        # density turned by R has at p what it had at R⁻¹ p
-        turned = real_harmonics((directions @ some).reshape(-1, 3), degrees).reshape(len(some), _DIRECTIONS, -1)
-        matrices = [
-            np.einsum("kp,rpm->rkm", inverse, turned[:, :, l * l : (l + 1) ** 2]).reshape(len(some), -1)
-            for l, inverse in enumerate(inverses)
-        ]
+        alpha, beta, gamma = _euler_angles(some)
+        matrices = []
+        for l, j_MM in enumerate(quarters):
+            m = np.arange(-l, l + 1)
+            cos_a, sin_a = np.cos(np.outer(alpha, m))[:, :, None], np.sin(np.outer(alpha, m))[:, :, None]
+            cos_b, sin_b = np.cos(np.outer(beta, m))[:, None], np.sin(np.outer(beta, m))[:, None]
+            cos_g, sin_g = np.cos(np.outer(gamma, m))[:, None], np.sin(np.outer(gamma, m))[:, None]
+            left = cos_a * j_MM - sin_a * j_MM[::-1]  # Z(α) J
+            left = left * cos_b + left[:, :, ::-1] * sin_b  # … Z(β)
+            right = j_MM.T * cos_g + j_MM.T[:, ::-1] * sin_g  # Jᵀ Z(γ)
+            matrices.append((left @ right).reshape(len(some), -1))
         parts.append(np.concatenate(matrices, axis=1).astype(np.float32))
     return np.concatenate(parts)
+
+
+def _euler_angles(rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Angles about z, y and z, radians, of rotations that act on z y x columns; R = Z(α) Y(β) Z(γ)."""
+    z, y, x = 0, 1, 2
+    sine = np.hypot(rotations[:, x, z], rotations[:, y, z])
+    beta = np.arctan2(sine, rotations[:, z, z])
+    alpha = np.arctan2(rotations[:, y, z], rotations[:, x, z])
+    gamma = np.arctan2(rotations[:, z, y], -rotations[:, z, x])
+    # about z alone, or upside down: only the sum or the difference of both is known
+    sign = np.sign(rotations[:, z, z])
+    both = np.arctan2(sign * rotations[:, y, x], sign * rotations[:, x, x])
+    degenerate = sine < 1e-8
+    return np.where(degenerate, both, alpha), beta, np.where(degenerate, 0, gamma)
+
+
+@functools.cache
+def _quarter_turns(degrees: int) -> list[np.ndarray]:
+    """J: matrices of the rotation about x that takes z to y."""
+    directions = np.random.default_rng(0).normal(size=(_DIRECTIONS, 3))
+    before = real_harmonics(directions, degrees)
+    turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # acts on z y x columns
+    after = real_harmonics(directions @ turn, degrees)  # density turned by R has at p what it had at R⁻¹ p
+    parts = [slice(l * l, (l + 1) ** 2) for l in range(degrees)]
+    return [np.linalg.lstsq(before[:, part], after[:, part], rcond=None)[0] for part in parts]
 
 
 @functools.lru_cache(maxsize=8)
@@ -158,17 +254,40 @@ def blur_matrices(sigma: float) -> np.ndarray:
 
 
 @functools.cache
-def _basis() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Voxels of the ball, basis functions there (`voxels lm·k`), and the functions that give a density back."""
-    axis = np.arange(WINDOW) - (WINDOW - 1) / 2
-    places = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    radii = np.linalg.norm(places, axis=1)
-    inside = np.flatnonzero(radii < REACH)
-    places, radii = places[inside], radii[inside]
-    angular = real_harmonics(places, DEGREES)
-    for degree in range(DEGREES):
-        angular[:, degree**2 : (degree + 1) ** 2] *= carried_by_grid(radii, degree)[:, None]
-    functions = (angular[:, :, None] * radial_functions(radii)[:, None, :]).reshape(len(inside), -1)
-    gram = functions.T @ functions
-    dual = np.linalg.solve(gram + 1e-3 * np.eye(len(gram)), functions.T)
-    return inside, functions.astype(np.float32), dual.astype(np.float32)
+def octant() -> tuple[np.ndarray, np.ndarray]:
+    """Voxels of the ball where z, y and x are positive: their places in a folded window, and positions in voxels."""
+    axis = np.arange(_HALF) + 0.5
+    positions = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    inside = np.flatnonzero(np.linalg.norm(positions, axis=1) < REACH)
+    return inside, positions[inside]
+
+
+@functools.cache
+def mirror_classes() -> tuple[MirrorClass, ...]:
+    """All harmonics, sorted by what mirrors do to them."""
+    _, positions = octant()
+    radii = np.linalg.norm(positions, axis=1)
+    angular, radial = real_harmonics(positions, DEGREES), radial_functions(radii)
+    degrees = np.repeat(np.arange(DEGREES), 2 * np.arange(DEGREES) + 1)
+    m = np.arange(DEGREES**2) - degrees**2 - degrees
+    odd_y, odd_x = (m < 0).astype(int), np.where(m < 0, m + 1, m) % 2  # sin(|m| φ) and cos(m φ)
+    odd_z = (degrees + m) % 2
+    classes = []
+    for z, y, x in itertools.product((0, 1), repeat=3):
+        orders = np.flatnonzero((odd_z == z) & (odd_y == y) & (odd_x == x))
+        carried = np.stack([carried_by_grid(radii, degree) for degree in degrees[orders]], axis=1)
+        functions = (carried * angular[:, orders])[:, :, None] * radial[:, None, :]
+        classes.append(
+            MirrorClass((z, y, x), orders, tuple(degrees[orders].tolist()), functions.reshape(len(radii), -1))
+        )
+    return tuple(classes)
+
+
+@functools.cache
+def dual_functions() -> dict[Parity, np.ndarray]:
+    """Functions whose sum, times the coefficients, gives a density back, for each parity: `h·k voxels`, in `octant`."""
+    duals = {}
+    for each in mirror_classes():
+        gram = 8 * each.functions.T @ each.functions
+        duals[each.parity] = np.linalg.solve(gram + 1e-3 * np.eye(len(gram)), each.functions.T).astype(np.float32)
+    return duals

@@ -11,17 +11,15 @@ and, for k = k', of 3D Zernike norms (Novotni & Klein 2003), but it keeps the pr
 between different shells. The feature vector is sign(P) sqrt|P| over k <= k' and all l.
 """
 
-import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from scipy.special import sph_harm_y
 
 from cryoscan.embedding import check_block, check_windows
-from cryoscan.models.harmonics import DEGREES, RADII, REACH, SHELLS, carried_by_grid, radial_functions
+from cryoscan.models.harmonics import DEGREES, RADII, SHELLS, mirror_classes, octant
 from cryoscan.provenance import fingerprint_json
 from cryoscan.units import Angstrom, Voxels
 
@@ -56,11 +54,12 @@ class InvariantEmbedder:
         self.contour = float(contour)
         self.device = torch.device(device)
         self._basis = [
-            (parity, degrees, torch.from_numpy(matrix).to(self.device)) for parity, degrees, matrix in _basis()
+            (each.parity, each.degrees, torch.from_numpy(each.functions).float().to(self.device))
+            for each in mirror_classes()
         ]
         upper = np.triu_indices(SHELLS)
         self._upper = tuple(torch.from_numpy(index).to(self.device) for index in upper)
-        self._octant = torch.from_numpy(_octant_indices()).to(self.device)
+        self._octant = torch.from_numpy(octant()[0]).to(self.device)
         self._fold = torch.from_numpy(_fold_matrix(self.window)).to(self.device)
 
     def __repr__(self) -> str:
@@ -168,51 +167,3 @@ def _fold_matrix(edge: int) -> np.ndarray:
 def _runs(degrees: tuple[int, ...]) -> list[tuple[int, int, int]]:
     """(l, first, last) of each run of equal degrees in a sorted tuple."""
     return [(d, degrees.index(d), degrees.index(d) + degrees.count(d)) for d in sorted(set(degrees))]
-
-
-@functools.cache
-def _octant_indices() -> np.ndarray:
-    """Flat indices of the voxels of one octant that lie within the last shell's reach."""
-    z, y, x = _octant()
-    return np.flatnonzero((z**2 + y**2 + x**2).ravel() < REACH**2)
-
-
-def _octant() -> tuple[np.ndarray, ...]:
-    places = np.arange(InvariantEmbedder.window // 2) + 0.5
-    return np.meshgrid(places, places, places, indexing="ij")
-
-
-@functools.cache
-def _basis() -> list[tuple[tuple[int, int, int], tuple[int, ...], np.ndarray]]:
-    """Basis functions sorted by their parity under the three mirrors.
-
-    Every real spherical harmonic is even or odd under z → -z, y → -y and x → -x, so its sum
-    over the window is a sum over one octant of the folded density: an eighth of the work.
-
-    Returns
-    -------
-    list of (parity, degrees, matrix)
-        Parity under the mirrors of z, y, x; degree l of each harmonic; `voxels (harmonic k)`.
-    """
-    z, y, x = (part.ravel()[_octant_indices()] for part in _octant())
-    r = np.sqrt(z**2 + y**2 + x**2)
-    radial = radial_functions(r)  # voxels k
-    theta, phi = np.arccos(z / r), np.arctan2(y, x)
-    groups: dict[tuple[int, int, int], list[tuple[int, np.ndarray]]] = {}
-    for l in range(DEGREES):
-        carried = carried_by_grid(r, l)
-        for m in range(-l, l + 1):
-            value = carried * sph_harm_y(l, abs(m), theta, phi)
-            if m == 0:
-                real, parity_y, parity_x = value.real, 0, 0
-            elif m > 0:  # cos(m phi): even in y; x → -x gives (-1)^m
-                real, parity_y, parity_x = np.sqrt(2) * value.real, 0, m % 2
-            else:  # sin(|m| phi): odd in y; x → -x gives (-1)^(m+1)
-                real, parity_y, parity_x = np.sqrt(2) * value.imag, 1, (abs(m) + 1) % 2
-            parity = ((l + abs(m)) % 2, parity_y, parity_x)
-            groups.setdefault(parity, []).append((l, real))
-    result = []
-    for parity, members in sorted(groups.items()):
-        matrix = np.stack([value[:, None] * radial for _, value in members], axis=1)  # voxels n k
-        result.append((parity, tuple(l for l, _ in members), matrix.reshape(len(r), -1).astype(np.float32)))
-    return result

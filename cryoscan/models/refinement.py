@@ -18,7 +18,16 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cryoscan.models.harmonics import DEGREES, SHELLS, harmonics, rotation_table
+from cryoscan.models.harmonics import (
+    DEGREES,
+    SHELLS,
+    WINDOW,
+    Parity,
+    dual_functions,
+    mirror_classes,
+    octant,
+    rotation_table,
+)
 
 _STEPS = (7, 5, 4)
 """Terms of the exponential for each step: a rotation by .25 needs 7 at the last degree, and later steps are short."""
@@ -188,37 +197,48 @@ def _generators(device: str) -> tuple[Tensor, ...]:
 
 @functools.lru_cache(maxsize=4)
 def _shift_derivatives(device: str) -> tuple[Tensor, Tensor]:
-    """What shifts by a small vector do to coefficients: first and second derivatives, `3 d d` and `6 d d`."""
-    basis = harmonics()
-    dim = DEGREES**2 * SHELLS
-    spectra = torch.fft.rfftn(basis.synthesise(torch.eye(dim).reshape(dim, DEGREES**2, SHELLS)), dim=(1, 2, 3))
-    edge = spectra.shape[1]
-    waves = [torch.fft.fftfreq(edge)[:, None, None], torch.fft.fftfreq(edge)[:, None], torch.fft.rfftfreq(edge)]
+    """What shifts by a small vector do to coefficients: first and second derivatives, `3 d d` and `6 d d`.
 
-    def derivative(*axes: int) -> Tensor:
-        factor = torch.ones((), dtype=torch.complex64)
-        for axis in axes:
-            odd = axes.count(axis) == 1  # of the last frequency, whose sign is not known
-            factor = factor * (-2j * np.pi * torch.where(waves[axis].abs() == 0.5, 0.0 if odd else 0.5, waves[axis]))
-        moved = torch.fft.irfftn(spectra * factor, s=(edge,) * 3, dim=(1, 2, 3))
-        return basis.expand(moved).reshape(dim, dim).T.contiguous()
+    A derivative along an axis makes odd what is even under that mirror, and even what is odd; so few of the products of
+    basis functions with derivatives are not 0, and an octant tells them (`MirrorClass`).
+    """
+    inside, _ = octant()
+    half, dim = WINDOW // 2, DEGREES**2 * SHELLS
+    classes = {each.parity: each for each in mirror_classes()}
+    first, second = torch.zeros(3, dim, dim), torch.zeros(len(_PAIRS), dim, dim)
+    for parity, dual in dual_functions().items():
+        field_DZYX = torch.zeros(len(dual), half**3)
+        field_DZYX[:, inside] = torch.from_numpy(dual)
+        field_DZYX = field_DZYX.reshape(-1, half, half, half)
 
-    # turned about (1, 1, 1), the grid is the same and z, y, x become y, x, z: so a third of the products will do
-    cycle_DD = _turned_by(np.roll(np.eye(3), 1, axis=0))
-    first, same, mixed = ([one] for one in (derivative(0), derivative(0, 0), derivative(0, 1)))
-    for several in (first, same, mixed):
-        for _ in range(2):
-            several.append(cycle_DD @ several[-1] @ cycle_DD.T)
-    second = torch.stack([(same[i] if i == j else mixed[2 if (i, j) == (0, 2) else i]) for i, j in _PAIRS])
-    return torch.stack(first).to(device), second.to(device)
+        for out, several in ((first, ((0,), (1,), (2,))), (second, _PAIRS)):
+            for matrix_DD, axes in zip(out, several, strict=True):
+                field, after = _differentiated(field_DZYX, parity, axes)
+                to = classes[after]
+                products = 8 * torch.from_numpy(to.functions).float().T @ field.flatten(1)[:, inside].T
+                matrix_DD[np.ix_(to.places, classes[parity].places)] = products
+    return first.to(device), second.to(device)
 
 
-def _turned_by(rotation: np.ndarray) -> Tensor:
-    """The matrix of all coefficients for one rotation, `d d`."""
-    table, first = torch.from_numpy(rotation_table(rotation[None], DEGREES)[0]), 0
-    turn_HH = torch.zeros(DEGREES**2, DEGREES**2)
-    for l in range(DEGREES):
-        m, place = 2 * l + 1, slice(l * l, (l + 1) ** 2)
-        turn_HH[place, place] = table[first : first + m * m].reshape(m, m)
-        first += m * m
-    return torch.kron(turn_HH, torch.eye(SHELLS))
+def _differentiated(x_DZYX: Tensor, parity: Parity, axes: tuple[int, ...]) -> tuple[Tensor, Parity]:
+    """Derivatives along axes by a shift of functions of one parity, given in an octant, and the parity they have."""
+    after = list(parity)
+    order = 2 if axes[0] == axes[-1] and len(axes) == 2 else 1
+    for axis in dict.fromkeys(axes):
+        matrix = torch.from_numpy(_derivative(order)[parity[axis]])
+        x_DZYX = torch.tensordot(x_DZYX, matrix, ([axis + 1], [1])).movedim(-1, axis + 1)
+        after[axis] = (parity[axis] + order) % 2
+    return x_DZYX, (after[0], after[1], after[2])
+
+
+@functools.cache
+def _derivative(order: int) -> np.ndarray:
+    """Derivatives along one axis, by a shift, of what is even (0) and odd (1) there, from the middle out, `2 z z'`."""
+    waves = np.fft.fftfreq(WINDOW)
+    factor = (-2j * np.pi * waves) ** order
+    if order == 1:
+        factor[np.abs(waves) == 0.5] = 0  # the sign of the last frequency is not known
+    matrix = np.fft.ifft(factor[:, None] * np.fft.fft(np.eye(WINDOW), axis=0), axis=0).real
+    half = WINDOW // 2
+    outwards, mirrored = matrix[half:, half:], matrix[half:, half - 1 :: -1]
+    return np.stack([outwards + mirrored, outwards - mirrored]).astype(np.float32)

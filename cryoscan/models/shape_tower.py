@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.integrate import lebedev_rule
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -243,6 +242,8 @@ class _Block(nn.Module):
         self.norm = _Norm(channels)
         self.enter, self.leave = _Mixed(channels, hidden), _Mixed(hidden, channels)
         self.inside = nn.Linear(hidden, hidden)
+        from scipy.integrate import lebedev_rule  # takes a second, and this tower is rarely asked for
+
         directions, weights = lebedev_rule(_DIRECTIONS)
         values_PH = torch.from_numpy(real_harmonics(directions.T, DEGREES)).to(torch.float32)
         self.register_buffer("values_PH", values_PH, persistent=False)

@@ -102,15 +102,17 @@ def named(plan: ScanPlan, places: Places) -> Places:
 def _named_plain(plan: ScanPlan, places: Places) -> Places:
     if not places.plain.shape[1]:
         return places
-    vectors, row = np.unique(places.plain, axis=0, return_inverse=True)  # regions of a place share one
-    answer = _assigned(plan, vectors)
-    return replace(places, plain_types=answer.types[row.ravel()], plain_scores=answer.scores[row.ravel()])
+    answer = _assigned(plan, places.plain)
+    return replace(places, plain_types=answer.types, plain_scores=answer.scores)
 
 
 def _assigned(plan: ScanPlan, vectors: np.ndarray) -> Assignment:
+    """Answers to vectors, each asked once: neighbouring places often lie in the same region."""
     datedb, embedder = plan.naming
-    rows = unit_rows(vectors.astype(np.float32))
-    return datedb.assign(rows, top=plan.config.candidates, resolution=plan.level, device=str(embedder.device))
+    once, row = np.unique(vectors, axis=0, return_inverse=True)
+    rows = unit_rows(once.astype(np.float32))
+    answer = datedb.assign(rows, top=plan.config.candidates, resolution=plan.level, device=str(embedder.device))
+    return Assignment(*(part[row.ravel()] for part in (answer.types, answer.scores, answer.entries)))
 
 
 def as_they_are(plan: ScanPlan, places: Places) -> Places:
@@ -368,7 +370,9 @@ def _embedded(plan: ScanPlan, points: np.ndarray, blocks: list[_Block]) -> Place
     if not windows:
         return _none(plan)
     _, embedder = plan.naming
-    vectors = embedder.embed(np.stack(windows))
+    rows: dict[bytes, int] = {}
+    row = [rows.setdefault(window.tobytes(), len(rows)) for window in windows]  # neighbours often lie in one region
+    vectors = embedder.embed(np.stack([windows[row.index(number)] for number in range(len(rows))]))[row]
     return _places(plan, np.array(point), np.array(position), np.array(start), vectors, np.stack(masks))
 
 
