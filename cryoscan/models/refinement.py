@@ -80,20 +80,22 @@ def _climbed(
     q_LVMK = _with_derivatives(q_SHK, generators_LAMM)
     if weights_LKK is not None:
         q_LVMK = [q_VMK @ w_KK for q_VMK, w_KK in zip(q_LVMK, weights_LKK, strict=True)]
-    n, x_LMKN = len(shift_N), list(t_LMKN)
+    q_VSD = torch.cat([q_VMK.flatten(1) for q_VMK in q_LVMK], dim=1).reshape(4 * _SHIFTED, len(q_SHK), -1)
+    order_N = torch.argsort(shift_N, stable=True)  # those that fit about the same middle together
+    counts = torch.bincount(shift_N, minlength=len(q_SHK)).tolist()
+    n, x_LMKN = len(shift_N), [t_MKN[:, :, order_N] for t_MKN in t_LMKN]
     s_NI, best_N = q_SHK.new_zeros(n, 3), q_SHK.new_full((n,), -1.0)
     best_x_LMKN, best_s_NI = x_LMKN, s_NI
-    row_N = torch.arange(n, device=shift_N.device)
     for terms in (*_STEPS, 0):
         # products of (q, J_a q) and their derivatives along shifts with (x, J_b x)
         both_LMKAN = [
-            torch.cat([x_MKN[:, :, None], _generated(j_AMM, x_MKN)], dim=2)
+            torch.cat([x_MKN[:, :, None], _generated(j_AMM, x_MKN)], dim=2).flatten(0, 1)
             for j_AMM, x_MKN in zip(generators_LAMM, x_LMKN, strict=True)
         ]
-        of_all = sum(
-            q_VMK.flatten(1) @ both.flatten(0, 1).flatten(1) for q_VMK, both in zip(q_LVMK, both_LMKAN, strict=True)
-        ).reshape(4, _SHIFTED, -1, 4, n)  # type: ignore[union-attr]
-        products = of_all[:, :, shift_N, :, row_N].permute(1, 2, 3, 0)
+        parts = torch.split(torch.cat(both_LMKAN), counts, dim=2)
+        products = torch.cat(
+            [(q_VSD[:, s] @ part.flatten(1)).reshape(4 * _SHIFTED, 4, -1) for s, part in enumerate(parts)], dim=2
+        ).reshape(4, _SHIFTED, 4, n)
         value_NV, slope_NIV = _taylor(s_NI)
         f_N = torch.einsum("nv,vn->n", value_NV, products[0, :, 0])
         better_N = f_N > best_N
@@ -119,7 +121,8 @@ def _climbed(
         turned = w_NA * (_FARTHEST / length_N1.clamp_min(_FARTHEST))
         x_LMKN = _rotated(x_LMKN, turned, generators_LAMM, terms=terms)
         s_NI = (s_NI + move_NG[:, 3:]).clamp(-_REACH, _REACH)
-    return best_N, best_x_LMKN, best_s_NI
+    back_N = torch.argsort(order_N)
+    return best_N[back_N], [x_MKN[:, :, back_N] for x_MKN in best_x_LMKN], best_s_NI[back_N]
 
 
 def _uphill(gradient_NG: Tensor, curvature_NGG: Tensor) -> Tensor:

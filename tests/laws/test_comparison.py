@@ -1,5 +1,6 @@
 """Laws of what counts where shapes are compared: it is symmetric, turns with the shapes, and is learned."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -9,14 +10,18 @@ from scipy.spatial.transform import Rotation
 
 from cryoscan.datedb import open_datedb
 from cryoscan.datedb.build import closer_look, embedder_for
+from cryoscan.datedb.sources import rows_of_store
 from cryoscan.errors import ConfigError, MismatchError
 from cryoscan.models.checkpoint import load_network, save_network
 from cryoscan.models.comparison import Comparison, ComparisonConfig, shipped_comparison
 from cryoscan.models.harmonics import DEGREES, SHELLS, rotation_table
 from cryoscan.models.matching import Matcher
 from cryoscan.provenance import Provenance
+from cryoscan.train import AtomLibrary
 from cryoscan.train.comparison import Overlaid, learn, train_comparison
 from cryoscan.train.config import CompareTrainConfig
+from cryoscan.train.folder import LIBRARY
+from cryoscan.train.split import _anchors
 
 CHANNELS = 2 * SHELLS
 SETTINGS = CompareTrainConfig(objective="compare", rounds=1, queries=10)
@@ -136,9 +141,21 @@ def test_a_database_of_another_comparison_is_refused():
         closer_look(replace(db, embedder={**db.embedder, "comparison": "x"}), embedder)
 
 
+def few_domains(data_folder) -> AtomLibrary:
+    """Some domains of the shipped database, of types of which it holds several clusters."""
+    rows, store = rows_of_store(data_folder, ca_only=False)
+    known = {entry.id for entry in open_datedb().entries}
+    rows = [r for r in rows if r.id in known and r.scheme == "CATH" and r.n_residues < 120 and r.parts.count("=") == 1]
+    largest = [type_ for type_, _ in Counter(row.type for row in rows).most_common(6)]
+    anchors = [anchor for anchor, row in _anchors(rows, {}, Counter()) if row.type in largest][:40]
+    keys = sorted({anchor.chain for anchor in anchors})
+    return AtomLibrary.of_chains(((key, store.chain(key)) for key in keys), anchors=anchors, neighbours=keys[:10])
+
+
 def test_a_training_goes_on_where_it_was_stopped(data_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("cryoscan.train.comparison._AT_ONCE", 5)
-    *_, stopped = train_comparison(SETTINGS, tmp_path, data=data_folder, until=5)
+    few_domains(data_folder).save(tmp_path / LIBRARY)
+    *_, stopped = train_comparison(SETTINGS, tmp_path, data=None, until=5)
     assert (stopped.done, stopped.total, stopped.stopped) == (5, 10, True)
     first = (tmp_path / "overlaid-0-0.npz").stat().st_mtime_ns
     *events, last = train_comparison(SETTINGS, tmp_path, data=None)
