@@ -25,9 +25,10 @@ LONGEST = ("test_viewer.py", "test_cli.py", "test_demo.py", "test_scan_failures.
 """Files that take minutes each."""
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Tests run side by side on small machines: threads of one would wait, spinning, for those of the other."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+    side_by_side = config.getoption("numprocesses", None) or hasattr(config, "workerinput")
+    os.environ.setdefault("OMP_NUM_THREADS", "1" if side_by_side else "2")  # workers inherit it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -254,3 +254,10 @@ def readable(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         return ""
+
+
+def test_tests_side_by_side_have_one_thread_each() -> None:
+    """With two threads each, on two cores, trainings take three to ten times as long: threads wait, spinning."""
+    import torch
+
+    assert "PYTEST_XDIST_WORKER" not in os.environ or torch.get_num_threads() == 1
