@@ -34,7 +34,7 @@ demo: $(VENV)/.run
 	@$(VENV)/bin/cryoscan demo
 
 test: $(VENV)/.dev
-	@$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	@$(PY) -m pytest -q -n 2 --dist loadfile $(TESTS)
 
 lint: $(VENV)/.dev
 	@echo "ruff"; $(VENV)/bin/ruff check -q . && $(VENV)/bin/ruff format -q --check .

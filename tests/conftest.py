@@ -21,19 +21,10 @@ ALLOWED_SKIPS = (
 """What a skip's reason may begin with; in continuous integration any other skip is a failure."""
 
 
-LONGEST = ("test_viewer.py", "test_cli.py", "test_demo.py", "test_scan_failures.py", "test_matching.py")
-"""Files that take minutes each."""
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Tests run side by side on small machines: threads of one would wait, spinning, for those of the other."""
     side_by_side = config.getoption("numprocesses", None) or hasattr(config, "workerinput")
     os.environ.setdefault("OMP_NUM_THREADS", "1" if side_by_side else "2")  # workers inherit it
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: whoever runs the last one alone keeps the other waiting."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.hookimpl(wrapper=True)
