@@ -146,7 +146,7 @@ def paint_points(result: ScanResult, *, datedb: DateDB, embedder: Embedder) -> I
         "margin": margin[there].astype(np.float64),
         "place": _nearest_place(np.where(there, best + 1, 0), result, found)[there],
     }
-    confidence = plan.datedb.confidences(columns["score"], columns["margin"], bank=plan.bank)
+    confidence = plan.datedb.confidences(columns["score"], columns["margin"], columns["type"], bank=plan.bank)
     if confidence is not None:
         columns["confidence"] = confidence
     ratio, first = plan.volume.voxel_size / embedder.voxel_size, plan.grid.centres(np.zeros(3))

@@ -535,7 +535,7 @@ def _best_answer(  # noqa: PLR0913
         support[:top],
         support=support,
         margin=margin,
-        confidence=datedb.confidence(support[0].cosine, margin, bank=datedb.bank_for(tried[best])) if rival else None,
+        confidence=datedb.confidence(support[0], margin, bank=datedb.bank_for(tried[best])) if rival else None,
         resolution=tried[best],
         resolved=preflight.can_identify,
     )

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from cryoscan.config import Config
+from cryoscan.datedb.store import Fit
 
 
 class DateDBConfig(Config):
@@ -19,9 +20,10 @@ class DateDBConfig(Config):
     """How embeddings are stored."""
     ca_only: bool = True
     """Include domains of which only C-alpha positions are known (completed approximately)."""
-    calibration: dict[float, tuple[float, float, float]] = Field(default_factory=dict)
-    """Bank → coefficients that turn cosine and lead into a confidence (`cryoscan benchmark` measures them)."""
-    shape_calibration: dict[float, tuple[float, float, float]] = Field(default_factory=dict)
+    calibration: dict[float, Fit] = Field(default_factory=dict)
+    """Level → coefficients that turn cosine, lead and, if there is a fourth, length into a confidence (`cryoscan
+    benchmark` measures them)."""
+    shape_calibration: dict[float, Fit] = Field(default_factory=dict)
     """The same for answers by shape."""
     previews: int = Field(default=0, ge=0)
     """Number of the largest types whose representative gets a preview density."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cryoscan.datedb.index import cache_index, index_name
-from cryoscan.datedb.store import DateDB, Entry
+from cryoscan.datedb.store import DateDB, Entry, Fit
 from cryoscan.embedding import unit_rows
 from cryoscan.errors import CryoscanError, FormatError, MissingFileError, ResourceError, refuse_existing
 from cryoscan.provenance import Provenance, fingerprint_arrays
@@ -146,7 +146,7 @@ def open_datedb(path: Path | str | None = None) -> DateDB:
             for resolution, bank in zip(manifest["resolutions_A"], rows, strict=True)
         }
         calibration, of_shapes = (
-            {float(bank): (a, b, c) for bank, (a, b, c) in manifest.get(name, {}).items()}
+            {float(bank): _fit(*numbers) for bank, numbers in manifest.get(name, {}).items()}
             for name in ("calibration", "shape_calibration")
         )
         shapes = _read_shapes(path, manifest["shapes"]) if manifest.get("shapes") else None
@@ -177,6 +177,10 @@ def write_indices(db: DateDB) -> None:
     assert db.path is not None
     for resolution, bank in db.banks.items():
         cache_index(db.path / index_name(resolution), bank)
+
+
+def _fit(constant: float, cosine: float, margin: float, length: float | None = None) -> Fit:
+    return (constant, cosine, margin) if length is None else (constant, cosine, margin, length)
 
 
 def _shape_arrays(shapes: "Shapes") -> dict[str, np.ndarray]:

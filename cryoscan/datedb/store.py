@@ -26,6 +26,8 @@ from cryoscan.units import SIGMA_PER_RESOLUTION, Angstrom
 if TYPE_CHECKING:
     from cryoscan.models.shape import Shapes
 
+Fit = tuple[float, float, float] | tuple[float, float, float, float]
+"""Coefficients of `calibrated`: constant, cosine, margin and, where it counts, length."""
 COARSER = (15.0, 20.0)
 """Levels, Å, beyond the banks at which shapes are compared: with those of the coarsest bank, the second layer of both
 weaker by the square of (bank / level), as helices and strands are seen ever worse (decision 22)."""
@@ -106,7 +108,7 @@ class DateDB:
         ``'CATH:1.10'`` → name.
     provenance : Provenance
     calibration : mapping
-        Bank → coefficients of `calibrated`, where they have been measured.
+        Level → coefficients of `calibrated`, where they have been measured.
     path : Path, optional
         Where it lies on disk.
     shapes : Shapes, optional
@@ -122,10 +124,10 @@ class DateDB:
     embedder: Mapping[str, Any]
     names: Mapping[str, str] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=lambda: Provenance("datedb"))
-    calibration: Mapping[float, tuple[float, float, float]] = field(default_factory=dict)
+    calibration: Mapping[float, Fit] = field(default_factory=dict)
     path: Path | None = None
     shapes: "Shapes | None" = None
-    shape_calibration: Mapping[float, tuple[float, float, float]] = field(default_factory=dict)
+    shape_calibration: Mapping[float, Fit] = field(default_factory=dict)
     matched: bool = False
 
     def __post_init__(self) -> None:
@@ -257,24 +259,34 @@ class DateDB:
         kept = tuple(entry for entry in self.entries if entry.scheme == scheme or entry.scheme not in LEVEL_NAMES)
         return replace(self, entries=kept) if kept else self
 
-    def confidence(self, cosine: float, margin: float, *, bank: Angstrom) -> float | None:
+    def confidence(self, first: Candidate, margin: float, *, bank: Angstrom) -> float | None:
         """Probability that a first candidate is right, None where the database is not calibrated.
 
         Parameters
         ----------
-        cosine : float
+        first : Candidate
         margin : float
             Lead over the best other type of the same scheme.
         bank : Angstrom
             That was searched.
         """
-        fit = self.calibration.get(bank)
-        return None if fit is None else float(calibrated(cosine, margin, fit))
+        type_ = np.array(self.types.index((first.scheme, first.type)))
+        said = self.confidences(np.array(first.cosine), np.array(margin), type_, bank=bank)
+        return None if said is None else float(said)
 
-    def confidences(self, cosine: np.ndarray, margin: np.ndarray, *, bank: Angstrom) -> np.ndarray | None:
-        """`confidence` of many answers at once."""
+    def confidences(
+        self, cosine: np.ndarray, margin: np.ndarray, type_: np.ndarray, *, bank: Angstrom
+    ) -> np.ndarray | None:
+        """`confidence` of many answers at once; `type_` holds indices into `types`."""
         fit = self.calibration.get(bank)
-        return None if fit is None else calibrated(cosine, margin, fit)
+        return None if fit is None else calibrated(cosine, margin, self.type_lengths[type_], fit)
+
+    @cached_property
+    def type_lengths(self) -> np.ndarray:
+        """Median length of the entries of each of the `types`, residues."""
+        order, starts = self._by_type
+        lengths = np.array([entry.length for entry in self.entries])[order]
+        return np.array([np.median(part) for part in np.split(lengths, starts[1:])])
 
     def search_bytes(self, bank: Angstrom) -> int:
         """Memory that `assign` takes besides the database: the sorted copy of a bank, and a chunk of cosines."""
@@ -750,8 +762,11 @@ class _MadeWhenAsked(Mapping[float, np.ndarray]):
         return len(self._make)
 
 
-def calibrated(cosine: npt.ArrayLike, margin: npt.ArrayLike, fit: tuple[float, float, float]) -> np.ndarray:
-    """Probability of being right: logistic in log(1 - cosine) and log(margin)."""
-    constant, of_cosine, of_margin = fit
+def calibrated(cosine: npt.ArrayLike, margin: npt.ArrayLike, length: npt.ArrayLike, fit: Fit) -> np.ndarray:
+    """Probability of being right: logistic in log(1 - cosine), log(margin) and log(length), if that was fitted."""
+    constant, of_cosine, of_margin, *of_length = fit
     short, lead = 1.0001 - np.minimum(cosine, 1.0), np.maximum(margin, 0.0) + 1e-4
-    return np.asarray(1 / (1 + np.exp(-(constant + of_cosine * np.log(short) + of_margin * np.log(lead)))))
+    odds = constant + of_cosine * np.log(short) + of_margin * np.log(lead)
+    for weight in of_length:
+        odds = odds + weight * np.log(np.where(np.asarray(length) > 0, length, 100) / 100)  # 0: not known
+    return np.asarray(1 / (1 + np.exp(-odds)))

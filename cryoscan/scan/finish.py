@@ -167,7 +167,7 @@ def _is_named(
         type_=type_,
         score=score,
         margin=margin,
-        confidence=plan.naming[0].confidences(score, margin, bank=plan.level),
+        confidence=plan.naming[0].confidences(score, margin, type_, bank=plan.level),
         volume_A3=voxels * plan.embedder.voxel_size**3 if voxels is not None and plan.embedder.needs_mask else None,
     )
 

@@ -222,7 +222,7 @@ def write_found(
 ) -> None:
     """Keep what `read_found` gives, beside the hits."""
     keys = plan.datedb.types
-    confidence = plan.naming[0].confidences(places.score, places.margin, bank=plan.level)
+    confidence = plan.naming[0].confidences(places.score, places.margin, places.type, bank=plan.level)
     volume = places.voxels * plan.embedder.voxel_size**3
     content = {
         "hits": json.loads(hits_to_json(hits_of(plan, places))),

@@ -308,7 +308,7 @@ def test_docking_writes_models_and_notes_what_is_missing(bench, cryoscan, tmp_pa
 
 
 def test_a_database_of_files_keeps_what_its_settings_say_of_confidence(cryoscan, tmp_path):
-    fit = {6.0: (-1.0, 2.0, 3.0), 10.0: (-2.0, 1.0, 0.5)}
+    fit = {6.0: (-1.0, 2.0, 3.0), 10.0: (-2.0, 1.0, 0.5, 4.0)}
     written = {size: list(numbers) for size, numbers in fit.items()}
     (tmp_path / "own.yaml").write_text(json.dumps({"calibration": written, "shape_calibration": written}))
     words = ["datedb", "build", tmp_path / "own.datedb", DATA / "ugly.pdb", "--config", tmp_path / "own.yaml"]

@@ -353,7 +353,8 @@ def test_shapes_answer_beyond_the_coarsest_bank_as_far_as_they_are_calibrated(db
     asked = (None, 4.0, 6.2, 9.0, 11.0, 15.2, 17.0, 33.0)
     assert [by_shape.bank_for(resolution) for resolution in asked] == [6.0, 6.0, 6.0, 10.0, 15.0, 15.0, 20.0, 20.0]
     assert known.levels == (6.0, 10.0)  # vectors that cannot be turned have nothing to be compared with there
-    assert by_shape.confidence(0.9, 0.1, bank=15.0) is not None
+    first, _ = by_shape.search(by_shape.banks[10.0][:1], top=2, resolution=15.0)[0]
+    assert by_shape.confidence(first, 0.1, bank=15.0) is not None
     uncalibrated = closer_look(db, embedder_for(db))[0]
     assert uncalibrated.levels == (6.0, 10.0)
     blunt = [ndimage.gaussian_filter(density(points), 1.2, mode="constant") for points in MOLECULES]
