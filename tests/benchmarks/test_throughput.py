@@ -1,4 +1,4 @@
-"""How many windows a second are embedded, and places named; timed only on demand (``pytest --benchmark-enable``)."""
+"""Windows embedded and places named a second, and what naming begins with; timed with ``pytest --benchmark-enable``."""
 
 import numpy as np
 import pytest
@@ -29,3 +29,29 @@ def test_places_are_named_by_shape(benchmark, count):
     assert (answer.scores[:, 0] > 0.8).mean() > 0.5
     if benchmark.stats is not None:
         benchmark.extra_info["places_per_second"] = count / benchmark.stats.stats.median
+
+
+def test_a_process_gets_ready_to_name(benchmark):
+    """What every process that names does once: bases, rotations, derivatives along shifts, and the entries' shapes."""
+    from cryoscan.datedb import open_datedb
+    from cryoscan.models import harmonics, matching, refinement
+
+    db = open_datedb().in_scheme("CATH")
+
+    def ready():
+        for cached in (
+            harmonics.harmonics,
+            harmonics.octant,
+            harmonics.mirror_classes,
+            harmonics.dual_functions,
+            harmonics.blur_matrices,
+            matching._table,
+            refinement._shift_derivatives,
+        ):
+            cached.cache_clear()
+        db.__dict__.pop("by_shape", None)
+        assert db.by_shape is not None
+        refinement._shift_derivatives("cpu")
+        return db.by_shape.similarities(db.by_shape.banks[6.0][:1], resolution=6.0)
+
+    assert benchmark.pedantic(ready, rounds=3).argmax() == 0
