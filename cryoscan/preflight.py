@@ -12,7 +12,6 @@ from cryoscan.volume import Volume
 
 _SAMPLE = 4_000_000  # voxels that are looked at
 _ALIKE: Angstrom = 8.0  # coarser, many domains look alike
-_VAGUE: Angstrom = 10.0  # coarser, what is small looks like much that is small
 _EVERY = 7  # value of the sample that is looked at for the contour, which takes longest and is only shown
 _BLOCK = 48
 _SKEWED = 0.25
@@ -112,8 +111,7 @@ def inspect(volume: Volume, *, resolution: Angstrom | None, coarsest: Angstrom) 
             "domains look alike at this resolution, so nothing can be named and everything stays unknown."
         )
     elif finest > _ALIKE:
-        small = ", and those of regions under 10 kDa as guesses" if finest > _VAGUE else ""
-        warnings.append(f"At {finest:.1f} Å many domains look alike: take the names as suggestions{small}.")
+        warnings.append(f"At {finest:.1f} Å many domains look alike: take the names as suggestions.")
     if resolution is None and finest <= coarsest:
         warnings.append("The resolution is not known (--resolution): names are less certain.")
     try:
