@@ -133,7 +133,7 @@ class DateDB:
     def __post_init__(self) -> None:
         n = self._count
         rows = set() if self.matched else {len(bank) for bank in self.banks.values()} - {n}
-        if rows:
+        if rows or not self.banks:
             raise FormatError("expected banks of equal length", got=str(sorted({n, *rows})), hint="Rebuild the DateDB.")
         if self.shapes is not None and len(self.shapes) != n:
             raise FormatError(f"expected shapes of {n} rows", got=str(len(self.shapes)), hint="Rebuild the DateDB.")
@@ -681,7 +681,9 @@ class DateDB:
     @cached_property
     def _count(self) -> int:
         """Number of rows."""
-        return len(self.shapes) if self.matched and self.shapes is not None else len(next(iter(self.banks.values())))
+        return (
+            len(self.shapes) if self.matched and self.shapes is not None else len(next(iter(self.banks.values()), ()))
+        )
 
     @cached_property
     def _dim(self) -> int:

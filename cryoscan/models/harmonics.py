@@ -288,6 +288,6 @@ def dual_functions() -> dict[Parity, np.ndarray]:
     """Functions whose sum, times the coefficients, gives a density back, for each parity: `h·k voxels`, in `octant`."""
     duals = {}
     for each in mirror_classes():
-        gram = 8 * each.functions.T @ each.functions
+        gram = 8 * each.functions.T @ each.functions  # the same in all octants
         duals[each.parity] = np.linalg.solve(gram + 1e-3 * np.eye(len(gram)), each.functions.T).astype(np.float32)
     return duals

@@ -213,11 +213,11 @@ def _shift_derivatives(device: str) -> tuple[Tensor, Tensor]:
         field_DZYX = torch.zeros(len(dual), half**3)
         field_DZYX[:, inside] = torch.from_numpy(dual)
         field_DZYX = field_DZYX.reshape(-1, half, half, half)
-
         for out, several in ((first, ((0,), (1,), (2,))), (second, _PAIRS)):
             for matrix_DD, axes in zip(out, several, strict=True):
                 field, after = _differentiated(field_DZYX, parity, axes)
                 to = classes[after]
+                # the same in all eight octants
                 products = 8 * torch.from_numpy(to.functions).float().T @ field.flatten(1)[:, inside].T
                 matrix_DD[np.ix_(to.places, classes[parity].places)] = products
     return first.to(device), second.to(device)

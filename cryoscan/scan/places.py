@@ -370,9 +370,9 @@ def _embedded(plan: ScanPlan, points: np.ndarray, blocks: list[_Block]) -> Place
     if not windows:
         return _none(plan)
     _, embedder = plan.naming
-    rows: dict[bytes, int] = {}
-    row = [rows.setdefault(window.tobytes(), len(rows)) for window in windows]  # neighbours often lie in one region
-    vectors = embedder.embed(np.stack([windows[row.index(number)] for number in range(len(rows))]))[row]
+    once = {window.tobytes(): window for window in windows}  # neighbours often lie in one region
+    row = {key: number for number, key in enumerate(once)}
+    vectors = embedder.embed(np.stack(list(once.values())))[[row[window.tobytes()] for window in windows]]
     return _places(plan, np.array(point), np.array(position), np.array(start), vectors, np.stack(masks))
 
 

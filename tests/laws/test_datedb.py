@@ -275,3 +275,10 @@ def test_the_shipped_database_is_sound_and_small() -> None:
     assert shipped.verify() == []
     named = sum(shipped.name(*key) != key[1] for key in shipped.types)
     assert named == len(shipped.types)
+
+
+@pytest.mark.parametrize("rows", [(), (2, 3)])
+def test_banks_must_be_there_and_of_equal_length(rows):
+    banks = {6.0 + place: np.eye(count, 4, dtype=np.float32) for place, count in enumerate(rows)}
+    with pytest.raises(FormatError, match="banks of equal length"):
+        DateDB((), banks, {"fingerprint": "x"})

@@ -69,9 +69,7 @@ def db(shapes: Shapes) -> DateDB:
 
 def test_turning_a_density_multiplies_the_harmonics_of_each_degree_by_a_matrix() -> None:
     points = molecule(3)
-    about_z = Rotation.from_rotvec(
-        [[0.0, 0, 0], [0.7, 0, 0]]
-    ).as_matrix()  # of two of three angles only the sum is known
+    about_z = Rotation.from_rotvec([[0.0, 0, 0], [0.7, 0, 0]]).as_matrix()  # z y x
     upside_down = np.diag([-1.0, 1, -1]) @ about_z
     turns = np.concatenate([Rotation.random(5, random_state=2).as_matrix(), about_z, upside_down])
     before = harmonics().expand(torch.from_numpy(density(points)[None]))[0].numpy()
