@@ -147,22 +147,28 @@ def run_enhance(
 # ---------------------------------------------------------------- which maps, which domains
 
 
-def _learned(weights: Path | None) -> list[str]:
-    """Names of the experimental maps that a network has learned from or was chosen by."""
-    config = tower_provenance(weights or shipped_network()).config
-    return [*config.get("real_train", []), *config.get("real_validation", [])]
+def _learned(weights: Path | None) -> dict[str, set[str]]:
+    """Experimental maps that a network has learned from or was chosen by, and what is kept of their sequences."""
+    provenance = tower_provenance(weights or shipped_network())
+    names = [*provenance.config.get("real_train", []), *provenance.config.get("real_validation", [])]
+    return {name: set(provenance.inputs.get(name, "").split(",")) - {""} for name in names}
 
 
 def _held_out(
-    asked: Path, data: Path | None, learned: Sequence[str]
+    asked: Path, data: Path | None, learned: Mapping[str, set[str]]
 ) -> tuple[list[ModelledMap], list[ModelledMap], list[str]]:
     """Maps of proteins that the network does not know, of those that it does, and what was left out."""
     if not (asked / "maps").is_dir():
         return [], [], [f"{asked} holds no maps"]
     sources, notes = modelled_maps(asked)
-    known = {sequence for folder in {asked, data or asked} for sequence in _sequences(folder, learned)}
-    if learned and not known:
-        notes.append(f"{', '.join(learned)} are not at hand: relatives of them among the maps cannot be recognised")
+    proteins = {
+        name: kept or {sequence for folder in {asked, data or asked} for sequence in _sequences(folder, name)}
+        for name, kept in learned.items()
+    }
+    lost = sorted(name for name, sequences in proteins.items() if not sequences)
+    if lost:
+        notes.append(f"{', '.join(lost)} are not at hand: relatives of them among the maps cannot be recognised")
+    known = set().union(*proteins.values())
     found, kin = [], []
     for source in sources:
         try:
@@ -180,11 +186,11 @@ def _held_out(
     return found, kin, notes
 
 
-def _sequences(folder: Path, names: Sequence[str]) -> set[str]:
+def _sequences(folder: Path, name: str) -> set[str]:
     if not (folder / "maps_models").is_dir():
         return set()
     sources, _ = modelled_maps(folder)
-    mine = [source for source in sources if source.name in names]
+    mine = [source for source in sources if source.name == name]
     return {sequence for source in mine for sequence in _sequences_of(read_structure(source.model_path))}
 
 
@@ -233,7 +239,7 @@ def _experimental(
     own = source.resolution or 2 * volume.voxel_size
     coarse = lowpass_cut(volume.load(), voxel_size=volume.voxel_size, resolution=max(_COARSE, own))
     alike = cc_box(coarse, _model_on(volume, structure, max(_COARSE, own)))
-    if alike < _LEAST_CORRELATION:
+    if not alike >= _LEAST_CORRELATION:  # no number at all where no atom lies in the map
         raise FormatError(
             "expected a model that explains the map",
             got=f"a correlation of {alike:.2f} at {_COARSE:g} Å",

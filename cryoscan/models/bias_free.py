@@ -83,6 +83,44 @@ class ResidualBlock(nn.Module):
         return torch.relu_(self.second(torch.relu_(self.first(x_BCZYX))) + x_BCZYX)
 
 
+@torch.no_grad()
+def widen_kernels(narrow: nn.Module, wide: nn.Module, *, apart: float, rng: torch.Generator) -> None:
+    """Give a wider copy of a network the kernels of the narrow one: channels are repeated and do together what one did.
+
+    Parameters
+    ----------
+    narrow, wide : Module
+        Of the same modules in the same order; `wide` is changed.
+    apart : float
+        Standard deviation of what is added to tell the copies apart, in units of that of a kernel.
+    rng : torch.Generator
+
+    References
+    ----------
+    Chen, Goodfellow & Shlens 2016, ICLR, arXiv 1511.05641, section 2.2.
+    """
+    for old, new in zip(narrow.modules(), wide.modules(), strict=True):
+        if isinstance(old, NormedConv) and isinstance(new, NormedConv):
+            new.weight.copy_(_repeated(old.weight, new.weight, inputs=0 if old.transposed else 1))
+            place = torch.arange(len(new.gain)) % len(old.gain)
+            new.gain.copy_(old.gain[place])
+            new.mean_square.copy_(old.mean_square[place])
+        elif isinstance(old, nn.ConvTranspose3d | nn.Conv3d) and isinstance(new, nn.ConvTranspose3d | nn.Conv3d):
+            inputs = 0 if isinstance(old, nn.ConvTranspose3d) else 1
+            new.load_state_dict(old.state_dict() | {"weight": _repeated(old.weight, new.weight, inputs=inputs)})
+    for kernel in wide.parameters():
+        if kernel.ndim == 5:
+            kernel.add_(apart * kernel.std() * torch.randn(kernel.shape, generator=rng))
+
+
+def _repeated(old: torch.Tensor, new: torch.Tensor, *, inputs: int) -> torch.Tensor:
+    """A kernel for more channels: outputs again and again; what comes in several times counts as once."""
+    places = [torch.arange(many) % few for few, many in zip(old.shape[:2], new.shape[:2], strict=True)]
+    times = torch.bincount(places[inputs])[places[inputs]].float()
+    shares = times[:, None] if inputs == 0 else times[None, :]
+    return old[places[0]][:, places[1]] / shares[..., None, None, None]
+
+
 class _ByRootMeanSquare(torch.autograd.Function):
     """y gain / rms(y), channel by channel, with the gradient written out: half of the passes over memory."""
 

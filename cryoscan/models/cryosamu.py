@@ -8,7 +8,7 @@ Letters of shapes: B batch, C channels, Z Y X the grid, L residues, D length of 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, Self
 
@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cryoscan.errors import ConfigError, GeometryError
-from cryoscan.models.bias_free import NormedConv, ResidualBlock
+from cryoscan.models.bias_free import NormedConv, ResidualBlock, widen_kernels
 from cryoscan.units import Angstrom, Voxels
 
 _TINY = 1e-12
+_APART = 0.02  # standard deviation of what tells repeated channels apart, in units of a kernel's
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,39 @@ class CryoSamu(nn.Module):
             x_BCZYX = block(torch.relu(up(x_BCZYX) + skip))
         found: Tensor = self.head(x_BCZYX)[:, 0]
         return x_BZYX + found
+
+    @torch.no_grad()
+    def widened(self, config: CryoSamuConfig, *, rng: torch.Generator) -> "CryoSamu":
+        """A network with more channels that begins where this one stands: channels are repeated, a little apart.
+
+        Parameters
+        ----------
+        config : CryoSamuConfig
+            Of the wider network; the same gives a copy.
+        rng : torch.Generator
+            Of what tells the copies apart.
+
+        Raises
+        ------
+        ConfigError
+            If a level is to be narrower, or anything but the channels of the finer levels is to be different.
+
+        References
+        ----------
+        Chen, Goodfellow & Shlens 2016, ICLR, arXiv 1511.05641, section 2.2.
+        """
+        few, many = self.config.channels, config.channels
+        fits = replace(config, channels=few) == self.config and len(few) == len(many) and few[-1] == many[-1]
+        if not fits or any(old > new for old, new in zip(few, many, strict=True)):
+            raise ConfigError(
+                "expected the sizes of the network that is begun with, or more channels before the last level",
+                got=f"{config} after {self.config}",
+                hint="Give the same sizes under `network`, or begin with another network.",
+            )
+        wide = CryoSamu(config)
+        wide.attention.load_state_dict(self.attention.state_dict())
+        widen_kernels(self, wide, apart=_APART if many != few else 0.0, rng=rng)
+        return wide
 
 
 class ResidueAttention(nn.Module):

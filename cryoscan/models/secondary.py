@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cryoscan.errors import ConfigError
-from cryoscan.models.bias_free import NormedConv, ResidualBlock
+from cryoscan.models.bias_free import NormedConv, ResidualBlock, widen_kernels
 from cryoscan.provenance import fingerprint_arrays
 from cryoscan.secondary import HELIX, KINDS, STRAND
 from cryoscan.units import Angstrom
@@ -156,27 +156,8 @@ class SecondaryNet(nn.Module):
                 hint="Ask for more channels, or begin with another network.",
             )
         wide = SecondaryNet(replace(self.config, channels=channels))
-        apart = _APART if channels > self.config.channels else 0.0
-        for old, new in zip(self.modules(), wide.modules(), strict=True):
-            if isinstance(old, NormedConv) and isinstance(new, NormedConv):
-                new.weight.copy_(_repeated(old.weight, new.weight, inputs=0 if old.transposed else 1))
-                place = torch.arange(len(new.gain)) % len(old.gain)
-                new.gain.copy_(old.gain[place])
-                new.mean_square.copy_(old.mean_square[place])
-            elif isinstance(old, nn.ConvTranspose3d) and isinstance(new, nn.ConvTranspose3d):
-                new.load_state_dict(old.state_dict() | {"weight": _repeated(old.weight, new.weight, inputs=0)})
-        for kernel in wide.parameters():
-            if kernel.ndim == 5:
-                kernel.add_(apart * kernel.std() * torch.randn(kernel.shape, generator=rng))
+        widen_kernels(self, wide, apart=_APART if channels > self.config.channels else 0.0, rng=rng)
         return wide
-
-
-def _repeated(old: Tensor, new: Tensor, *, inputs: int) -> Tensor:
-    """A kernel for more channels: outputs again and again; what comes in several times counts as once."""
-    places = [torch.arange(many) % few for few, many in zip(old.shape[:2], new.shape[:2], strict=True)]
-    times = torch.bincount(places[inputs])[places[inputs]].float()
-    shares = times[:, None] if inputs == 0 else times[None, :]
-    return old[places[0]][:, places[1]] / shares[..., None, None, None]
 
 
 def _stack(width: int, blocks: int) -> nn.Sequential:

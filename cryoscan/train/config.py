@@ -197,7 +197,8 @@ class EnhanceTrainConfig(Config):
     average: float = Field(default=0.998, ge=0, lt=1)
     """Memory of the running mean of the weights, which is what is kept of a run."""
     start_from: Path | None = None
-    """Folder of an earlier run with whose running mean to begin."""
+    """Weights of a network to begin with, which is widened if it is narrower, or folder of an earlier run whose running
+    mean it is."""
     validate_every: int = Field(default=100, ge=1)
     """Steps between validations."""
     seed: int = 0

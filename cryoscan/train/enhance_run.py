@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from cryoscan.errors import CryoscanError, FormatError, MissingFileError
 from cryoscan.filters import lowpass_butterworth, lowpass_cut
 from cryoscan.io import StructureStore, open_volume, read_structure
 from cryoscan.metrics import cc_box, cc_mask, fsc, mask_around, resolution_at
-from cryoscan.models.checkpoint import save_network
+from cryoscan.models.checkpoint import load_network, save_network
 from cryoscan.models.cryosamu import CryoSamu, Informants
 from cryoscan.models.residue_weighting import batch_of, informants_of
 from cryoscan.models.structure_embedding import StructureEmbedder, embed_chains, embedder_named
@@ -80,15 +80,9 @@ def train_enhancer(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     library = library_of_run(folder, data)
-    checkpoint = None if config.start_from is None else config.start_from / CHECKPOINT
-    provenance = begun(folder, config, fingerprint_library(library), start_from=checkpoint)
+    provenance = begun(folder, config, fingerprint_library(library), start_from=_begins_with(config))
     learned, watched = (_real_pairs(data, names) for names in (config.real_train, config.real_validation))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network = CryoSamu(config.network_config())
-    if config.start_from is not None:
-        averaged(config.start_from, network)
-    network = network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    network = _first(config).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     embedder = embedder_named(config.network_config().structure)
     real_told = [_told_of(config, pair, embedder) for pair in learned]
     draw = _Draw(config, library, _library_informants(config, library, embedder, folder, data), learned, real_told)
@@ -103,6 +97,8 @@ def train_enhancer(
     )
     if not (yield from to_the_end(events)):
         return
+    proteins = {pair.name: _proteins_of(pair) for pair in (*learned, *watched)}
+    provenance = replace(provenance, inputs={**provenance.inputs, **proteins})
     save_network(network, folder / WEIGHTS, provenance=provenance)
     last = {name: float(values[-1]) for name, (_, values) in read_curves(folder / CURVES).items()}
     _write_card(folder / CARD, provenance, library, last)
@@ -132,7 +128,7 @@ def read_real_pair(data: Path | str, name: str) -> RealPair:
     coarse = lowpass_cut(values, voxel_size=volume.voxel_size, resolution=_COARSE)
     grid = {"voxel_size": volume.voxel_size, "shape": volume.shape, "origin": volume.origin}
     alike = cc_box(coarse, density(structure, resolution=_COARSE, **grid).load())  # type: ignore[arg-type]
-    if alike < LEAST_CORRELATION:
+    if not alike >= LEAST_CORRELATION:  # no number at all where no atom lies in the map
         raise FormatError(
             f"expected a model that explains the map {name}",
             got=f"a correlation of {alike:.2f} at {_COARSE:g} Å",
@@ -162,6 +158,37 @@ def watch(pairs: Sequence[RealPair], embedder: StructureEmbedder, network: CryoS
 
 
 # ---------------------------------------------------------------- private
+
+
+def _begins_with(config: "EnhanceTrainConfig") -> Path | None:
+    """The file whose weights a run begins with: itself, or the checkpoint of a run."""
+    start = config.start_from
+    return start / CHECKPOINT if start is not None and start.is_dir() else start
+
+
+def _first(config: "EnhanceTrainConfig") -> CryoSamu:
+    """The network as a run begins with it."""
+    sizes = config.network_config()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = CryoSamu(sizes)
+    if config.start_from is None:
+        return network
+    if config.start_from.is_dir():
+        averaged(config.start_from, network)
+        return network
+    before = load_network(config.start_from, CryoSamu)
+    return before.widened(sizes, rng=torch.Generator().manual_seed(config.seed))
+
+
+def _proteins_of(pair: RealPair) -> str:
+    """Sequences of a map's chains: by them its relatives can be told where the map is not at hand."""
+    from cryoscan.datedb.held_out import sequence_of  # brings all that databases need
+
+    protein = pair.structure
+    return ",".join(
+        sorted({sequence_of(protein.select(protein.chains == chain)) for chain in np.unique(protein.chains)})
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -86,6 +86,14 @@ class PairConfig:
     """Fraction of the maps without negative values."""
     real: float = 0.25
     """Fraction of the windows that come from experimental maps, where there are any."""
+    overstated: float = 0.0
+    """Fraction of the maps, simulated and experimental, whose signal meets the noise well before their resolution."""
+    overstated_by: tuple[float, float] = (1.1, 1.8)
+    """Where it does, in units of the resolution that is claimed."""
+    real_b_A2: tuple[float, float] = (0.0, 0.0)
+    """B of a fall that is added to experimental maps."""
+    real_masked: float = 0.0
+    """Fraction of the windows of experimental maps that are cut out by a mask around the model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,6 +200,9 @@ def simulated_pairs(
     resolution_B = even(*config.resolution_A)
     limited_B = torch.rand(count, generator=rng) < config.noise_limited
     meets_B = torch.where(limited_B, resolution_B, config.best_A + (resolution_B - config.best_A) * even(0, 1))
+    if config.overstated:
+        overstated_B = torch.rand(count, generator=rng) < config.overstated
+        meets_B = torch.where(overstated_B, resolution_B * even(*config.overstated_by), meets_B)
     map_BZYX = _measured(
         signal_BZYX,
         meets_B.clamp_min(config.best_A),
@@ -205,12 +216,8 @@ def simulated_pairs(
     map_BZYX = _low_passed(map_BZYX, resolution_B, torch.rand(count, generator=rng) < 0.5, voxel_size)
     masked_B = torch.rand(count, generator=rng) < config.masked
     offset_B, width_B = even(*config.mask_offset_A), even(2.0, 6.0)
-    if bool(masked_B.any()):
-        shape_BZYX = _at(own, _MASK_RESOLUTION, count, edge, voxel_size)
-        distance_BZYX = surface_distance(shape_BZYX, torch.full((count,), _MASK_RESOLUTION), voxel_size=voxel_size)
-        mask_BZYX = soft_mask(distance_BZYX, offset_B[:, None, None, None], width_B)
-        mask_BZYX = torch.where(masked_B[:, None, None, None], mask_BZYX, torch.ones_like(mask_BZYX))
-        map_BZYX, sharp_BZYX = map_BZYX * mask_BZYX, sharp_BZYX * mask_BZYX
+    mask_BZYX = _mask_around(own, masked_B, offset_B, width_B, edge, voxel_size)
+    map_BZYX, sharp_BZYX = map_BZYX * mask_BZYX, sharp_BZYX * mask_BZYX
     clipped_B = torch.rand(count, generator=rng) < config.clipped
     map_BZYX = torch.where(clipped_B[:, None, None, None], map_BZYX.clamp_min(0), map_BZYX)
     inner = slice(_MARGIN, _MARGIN + window)
@@ -256,15 +263,19 @@ def real_pairs(
         model = model.and_(part)
     sharp_BZYX = _sharp(model, count, edge, voxel_size)
     map_BZYX = torch.from_numpy(np.stack(maps)).float()
-    known_BZYX = torch.ones_like(map_BZYX)
     partial_B = torch.tensor(weights) > 0
-    if bool(partial_B.any()):
-        shape_BZYX = _at(model, _MASK_RESOLUTION, count, edge, voxel_size)
-        at_B = torch.full((count,), _MASK_RESOLUTION)
-        distance_BZYX = surface_distance(shape_BZYX, at_B, voxel_size=voxel_size)
-        near_BZYX = soft_mask(distance_BZYX, torch.tensor(2.0), torch.full((count,), 2.0))
-        known_BZYX = torch.where(partial_B[:, None, None, None], near_BZYX, known_BZYX)
+    two_B = torch.full((count,), 2.0)
+    known_BZYX = _mask_around(model, partial_B, two_B, two_B, edge, voxel_size)
+    map_BZYX = _spoilt(map_BZYX, resolution_B, config, voxel_size, rng)
     map_BZYX = _low_passed(map_BZYX, resolution_B, torch.rand(count, generator=rng) < 0.5, voxel_size)
+    if config.real_masked:
+        masked_B = torch.rand(count, generator=rng) < config.real_masked
+        low, high = config.mask_offset_A
+        offset_B = low + (high - low) * torch.rand(count, generator=rng)
+        mask_BZYX = _mask_around(
+            model, masked_B, offset_B, 2.0 + 4.0 * torch.rand(count, generator=rng), edge, voxel_size
+        )
+        map_BZYX, sharp_BZYX = map_BZYX * mask_BZYX, sharp_BZYX * mask_BZYX
     inner = slice(_MARGIN, _MARGIN + window)
     map_BZYX, sharp_BZYX, known_BZYX = (
         part[:, inner, inner, inner].contiguous() for part in (map_BZYX, sharp_BZYX, known_BZYX)
@@ -389,6 +400,48 @@ def _low_passed(map_BZYX: Tensor, resolution_B: Tensor, cut_B: Tensor, voxel_siz
     # the fall of the house's Gaussian beyond that of the sharpest map, in addition to a cut further out
     smooth_BZYK = torch.exp(-(relative_BZYK**2)) * (relative_BZYK < 1.6)
     return filtered(map_BZYX, torch.where(cut_B[:, None, None, None], edge_BZYK, smooth_BZYK))
+
+
+def _spoilt(
+    map_BZYX: Tensor, resolution_B: Tensor, config: PairConfig, voxel_size: Angstrom, rng: torch.Generator
+) -> Tensor:
+    """Windows of experimental maps with another fall, and some with noise from well before their resolution on."""
+    count = len(map_BZYX)
+
+    def even(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=rng)
+
+    if config.real_b_A2 != (0.0, 0.0):
+        s2_ZYK = (frequency_grids(map_BZYX.shape[-1], voxel_size, device=map_BZYX.device) ** 2).sum(dim=0)
+        fall_BZYK = torch.exp(-even(*config.real_b_A2)[:, None, None, None] * s2_ZYK / 4)
+        map_BZYX = filtered(map_BZYX, fall_BZYK)
+    if config.overstated:
+        noisy_BZYX = _measured(
+            map_BZYX,
+            resolution_B * even(*config.overstated_by),
+            power_B=even(*config.noise_power),
+            coarse_B=torch.zeros(count),
+            acquired_B=even(*config.acquired_b_A2),
+            remaining_B=torch.zeros(count),
+            voxel_size=voxel_size,
+            rng=rng,
+        )
+        overstated_B = torch.rand(count, generator=rng) < config.overstated
+        map_BZYX = torch.where(overstated_B[:, None, None, None], noisy_BZYX, map_BZYX)
+    return map_BZYX
+
+
+def _mask_around(
+    atoms: Atoms, masked_B: Tensor, offset_B: Tensor, width_B: Tensor, edge: Voxels, voxel_size: Angstrom
+) -> Tensor:
+    """A soft mask in the windows that are to have one, so far outside the atoms' surface; 1 in the others."""
+    count = len(masked_B)
+    if not bool(masked_B.any()):
+        return torch.ones(count, edge, edge, edge)
+    shape_BZYX = _at(atoms, _MASK_RESOLUTION, count, edge, voxel_size)
+    distance_BZYX = surface_distance(shape_BZYX, torch.full((count,), _MASK_RESOLUTION), voxel_size=voxel_size)
+    mask_BZYX = soft_mask(distance_BZYX, offset_B[:, None, None, None], width_B)
+    return torch.where(masked_B[:, None, None, None], mask_BZYX, torch.ones_like(mask_BZYX))
 
 
 def _window_of(volume: Volume, centre: np.ndarray, turn: np.ndarray, edge: Voxels, voxel_size: Angstrom) -> np.ndarray:

@@ -164,6 +164,33 @@ def test_the_network_hears_the_structure_and_each_row_its_own(informants):
     torch.testing.assert_close(half[1], told[1])
 
 
+@pytest.mark.parametrize("channels", [(4, 8, 8), (6, 12, 8), (8, 8, 8)])
+def test_a_wider_network_begins_where_the_narrower_one_stands(channels, informants):
+    torch.manual_seed(4)
+    narrow = CryoSamu(replace(SMALL, channels=(4, 8, 8)))
+    for weight in narrow.parameters():
+        weight.data += 0.1 * torch.randn_like(weight)
+    narrow(torch.rand(2, 16, 16, 16), informants)  # its norms have seen something
+    wide = narrow.eval().widened(replace(SMALL, channels=channels), rng=torch.Generator().manual_seed(2)).eval()
+    assert wide.config.channels == channels
+    x = torch.rand(2, 12, 16, 20)
+    with torch.no_grad():
+        told, again = (network(x, informants) for network in (narrow, wide))
+    found = (told - x).std()
+    assert found > 0.05
+    assert (told - again).std() < (1e-5 if channels == (4, 8, 8) else 0.2) * found
+    if channels[0] == 8:  # copies of a channel must not stay copies
+        kernel = wide.stem.weight.detach()
+        assert not torch.allclose(kernel[:4], kernel[4:8])
+
+
+@pytest.mark.parametrize("channels", [(2, 8, 8), (8, 8, 16), (8, 8)])
+def test_a_network_is_widened_in_its_finer_levels_alone(channels):
+    narrow = CryoSamu(replace(SMALL, channels=(4, 8, 8)))
+    with pytest.raises(ConfigError, match="sizes of the network that is begun with"):
+        narrow.widened(replace(SMALL, channels=channels), rng=torch.Generator())
+
+
 def test_order_of_residues_and_padding_are_of_no_account(informants):
     network, x = awake(), torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     order = torch.tensor([3, 0, 4, 1, 2])

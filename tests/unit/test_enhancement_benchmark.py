@@ -12,10 +12,20 @@ from small_proteins import helices
 import cryoscan.benchmark.enhancement as module
 from cryoscan import Volume
 from cryoscan.benchmark import BenchmarkConfig, BenchmarkResult
-from cryoscan.benchmark.enhancement import ARMS, METRICS, _held_out, _simulated, perturbed, rescaled, run_enhance
+from cryoscan.benchmark.enhancement import (
+    ARMS,
+    METRICS,
+    _held_out,
+    _learned,
+    _simulated,
+    perturbed,
+    rescaled,
+    run_enhance,
+)
 from cryoscan.benchmark.homologues import Relatives
 from cryoscan.datedb import open_datedb
 from cryoscan.datedb.build import embedder_for
+from cryoscan.datedb.held_out import sequence_of
 from cryoscan.enhance import open_network
 from cryoscan.errors import MissingFileError
 from cryoscan.filters import frequency_grid, lowpass_gaussian
@@ -144,10 +154,24 @@ def test_it_is_said_where_relatives_cannot_be_recognised(folder, weights, tmp_pa
         (tmp_path / name).mkdir()
         for path in (folder / name).glob("new*"):
             (tmp_path / name / path.name).write_bytes(path.read_bytes())
-    found, _, notes = _held_out(tmp_path, None, ["learned"])
+    found, _, notes = _held_out(tmp_path, None, {"learned": set()})
     assert [source.name for source in found] == ["new"]
     assert any("learned are not at hand" in note for note in notes)
-    found, _, notes = _held_out(tmp_path, folder, ["learned"])
+    found, _, notes = _held_out(tmp_path, folder, {"learned": set()})
+    assert not any("not at hand" in note for note in notes)
+
+
+def test_weights_remember_the_proteins_of_maps_that_are_not_at_hand(folder, tmp_path):
+    for name in ("maps", "maps_models"):
+        (tmp_path / name).mkdir()
+        for path in (*(folder / name).glob("new*"), *(folder / name).glob("again*")):
+            (tmp_path / name / path.name).write_bytes(path.read_bytes())
+    protein = read_structure(folder / "maps_models" / "again.pdb").protein()
+    network = CryoSamu(CryoSamuConfig(channels=(2, 4), residues=8, width=4, heads=2))
+    kept = Provenance("test", {"real_train": ["gone"]}, {"gone": sequence_of(protein)})
+    save_network(network, tmp_path / "kept.safetensors", provenance=kept)
+    found, kin, notes = _held_out(tmp_path, None, _learned(tmp_path / "kept.safetensors"))
+    assert ([source.name for source in found], [source.name for source in kin]) == (["new"], ["again"])
     assert not any("not at hand" in note for note in notes)
 
 

@@ -13,7 +13,7 @@ from cryoscan import Volume
 from cryoscan.errors import ConfigError, FormatError, MismatchError, MissingFileError
 from cryoscan.io import write_structure, write_volume
 from cryoscan.metrics import fsc
-from cryoscan.models.checkpoint import load_network
+from cryoscan.models.checkpoint import load_network, tower_provenance
 from cryoscan.models.cryosamu import CryoSamu, CryoSamuConfig
 from cryoscan.simulate import density
 from cryoscan.train.config import EnhanceTrainConfig, TrainConfig, read_train_config
@@ -145,6 +145,46 @@ def test_far_from_an_incomplete_model_nothing_counts(source):
     assert float(pairs.weight_BZYX[pairs.sharp_BZYX > 1].min()) > 0.75
 
 
+@pytest.mark.parametrize(
+    ("changes", "least"),
+    [
+        ({"overstated": 1.0, "noise_power": (1.0, 1.0), "overstated_by": (1.6, 1.6)}, 0.02),
+        ({"real_b_A2": (300.0, 300.0)}, 0.02),
+        ({"real_masked": 1.0, "mask_offset_A": (0.5, 0.5)}, 0.0),
+    ],
+    ids=lambda changes: next(iter(changes)) if isinstance(changes, dict) else "",
+)
+def test_windows_of_maps_are_spoilt_as_is_said(source, changes, least):
+    def drawn(**settings):
+        config = PairConfig(resolution_A=(4.2, 4.3), **settings)
+        rng = torch.Generator().manual_seed(2)
+        chosen = torch.zeros(3, dtype=torch.int64)
+        return real_pairs([source], chosen, config=config, rng=rng, window=24, voxel_size=2.0)
+
+    def alike(pairs):
+        return np.corrcoef(pairs.map_BZYX.numpy().ravel(), pairs.sharp_BZYX.numpy().ravel())[0, 1]
+
+    plain, spoilt = drawn(), drawn(**changes)
+    if "real_masked" in changes:  # solvent is gone from both
+        empty = [float((pairs.map_BZYX.abs() < 1e-6).float().mean()) for pairs in (plain, spoilt)]
+        assert empty[1] > empty[0] + 0.2
+        assert ((spoilt.map_BZYX != 0) | (spoilt.sharp_BZYX.abs() < 1e-6)).all()
+    else:
+        assert alike(spoilt) < alike(plain) - least
+
+
+def test_a_simulated_map_may_claim_more_than_it_holds(library):
+    settings = {name: getattr(QUIET, name) for name in PairConfig.__dataclass_fields__}
+    settings |= {"resolution_A": (5.0, 5.0), "noise_limited": 1.0, "noise_power": (1.0, 1.0)}
+
+    def alike(config):
+        pairs = draw(library, config)
+        return np.corrcoef(pairs.map_BZYX.numpy().ravel(), pairs.sharp_BZYX.numpy().ravel())[0, 1]
+
+    honest = alike(PairConfig(**settings))
+    assert alike(PairConfig(**{**settings, "overstated": 1.0, "overstated_by": (1.6, 1.6)})) < honest - 0.02
+
+
 # ---------------------------------------------------------------- losses
 
 
@@ -219,13 +259,14 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A data folder with two maps and their models, the second of which does not fit."""
+    """A data folder with maps and their models, of which only the first fits."""
     root = tmp_path_factory.mktemp("data")
     for name in ("maps", "maps_models"):
         (root / name).mkdir()
     structure = helices(22, 24, 20, at=(20.0, 40.0, 7.5))
     records = {}
-    for name, model in (("good", structure), ("bad", structure.moved(offset=(0, 14, 9)))):
+    bad, far = (structure.moved(offset=offset) for offset in ((0, 14, 9), (400, 0, 0)))
+    for name, model in (("good", structure), ("bad", bad), ("far", far)):
         volume = density(structure, voxel_size=1.7, resolution=5.0)
         rng = np.random.default_rng(1)
         noisy = volume.load() + rng.normal(0, 0.02, volume.shape).astype(np.float32)
@@ -288,6 +329,28 @@ def test_a_run_may_begin_with_the_mean_of_another(begin, folder):
     assert not torch.equal(one["stem.weight"], CryoSamu(config.network_config()).stem.weight)
 
 
+def test_a_run_may_begin_with_the_weights_of_a_narrower_network(begin, folder):
+    first, config = begin("first", real_train=("good",))
+    *_, before = train_enhancer(config, first, data=folder)
+    wider = {**SMALL["network"], "channels": [6, 4]}
+    run, config = begin("second", start_from=before.weights, network=wider, steps=1)
+    *_, last = train_enhancer(config, run, data=folder)
+    assert load_network(last.weights, CryoSamu).config.channels == (6, 4)
+    assert set(tower_provenance(last.weights).inputs) == {"library", "start_from"}
+    run, config = begin("third", start_from=before.weights, network={**wider, "channels": [2, 8]})
+    with pytest.raises(ConfigError, match="begun with"):
+        list(train_enhancer(config, run, data=folder))
+
+
+def test_weights_remember_the_proteins_of_their_maps(begin, folder):
+    run, config = begin("run", real_train=("good",), steps=1)
+    *_, last = train_enhancer(config, run, data=folder)
+    sequences = tower_provenance(last.weights).inputs["good"].split(",")
+    assert sorted(len(sequence) for sequence in sequences) == sorted(
+        np.unique(read_real_pair(folder, "good").structure.chains, return_counts=True)[1] // 5
+    )
+
+
 def test_other_settings_other_maps_and_no_maps_are_refused(begin, folder):
     run, config = begin("one")
     *_, _ = train_enhancer(config, run, data=folder, until=1)
@@ -302,10 +365,11 @@ def test_other_settings_other_maps_and_no_maps_are_refused(begin, folder):
         list(train_enhancer(config, run, data=folder))
 
 
-def test_a_model_that_does_not_explain_its_map_is_no_pair(folder):
+@pytest.mark.parametrize("name", ["bad", "far"])
+def test_a_model_that_does_not_explain_its_map_is_no_pair(folder, name):
     assert read_real_pair(folder, "good").complete
-    with pytest.raises(FormatError, match="explains the map bad"):
-        read_real_pair(folder, "bad")
+    with pytest.raises(FormatError, match=f"explains the map {name}"):
+        read_real_pair(folder, name)
 
 
 def test_the_objective_chooses_the_kind_of_settings(tmp_path):
