@@ -199,6 +199,8 @@ class EnhanceTrainConfig(Config):
     start_from: Path | None = None
     """Weights of a network to begin with, which is widened if it is narrower, or folder of an earlier run whose running
     mean it is."""
+    blend: float = Field(default=1.0, gt=0, le=1)
+    """Share of what was learned in the weights that are kept; the rest are those that were begun with."""
     validate_every: int = Field(default=100, ge=1)
     """Steps between validations."""
     seed: int = 0
@@ -215,6 +217,8 @@ class EnhanceTrainConfig(Config):
             raise ValueError(f"a window must be a multiple of {network.period} voxels")
         if set(self.real_train) & set(self.real_validation):
             raise ValueError("a map to watch must not be learned from")
+        if self.blend < 1 and self.start_from is None:
+            raise ValueError("what is learned can only be blended with weights to begin with (start_from)")
         return self
 
     def network_config(self) -> CryoSamuConfig:

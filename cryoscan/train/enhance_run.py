@@ -97,10 +97,13 @@ def train_enhancer(
     )
     if not (yield from to_the_end(events)):
         return
+    last = {name: float(values[-1]) for name, (_, values) in read_curves(folder / CURVES).items()}
+    if config.blend < 1:
+        _blend(network, _first(config).to(device), share=config.blend)
+        last |= {f"validation/{name}": value for name, value in watch(watched, embedder, network).items()}
     proteins = {pair.name: _proteins_of(pair) for pair in (*learned, *watched)}
     provenance = replace(provenance, inputs={**provenance.inputs, **proteins})
     save_network(network, folder / WEIGHTS, provenance=provenance)
-    last = {name: float(values[-1]) for name, (_, values) in read_curves(folder / CURVES).items()}
     _write_card(folder / CARD, provenance, library, last)
     yield NetworkTrained(folder / WEIGHTS, folder / CARD, last)
 
@@ -179,6 +182,14 @@ def _first(config: "EnhanceTrainConfig") -> CryoSamu:
         return network
     before = load_network(config.start_from, CryoSamu)
     return before.widened(sizes, rng=torch.Generator().manual_seed(config.seed))
+
+
+@torch.no_grad()
+def _blend(network: CryoSamu, first: CryoSamu, *, share: float) -> None:
+    """Move a network back towards what it began with (Wortsman et al. 2022, CVPR, arXiv 2109.01903, section 3)."""
+    kept = first.state_dict()
+    for name, tensor in network.state_dict().items():
+        tensor.copy_(torch.lerp(kept[name], tensor, share))
 
 
 def _proteins_of(pair: RealPair) -> str:

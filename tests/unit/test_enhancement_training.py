@@ -342,6 +342,22 @@ def test_a_run_may_begin_with_the_weights_of_a_narrower_network(begin, folder):
         list(train_enhancer(config, run, data=folder))
 
 
+def test_what_was_learned_may_be_blended_with_what_was_begun_with(begin, folder):
+    first, config = begin("first", real_train=("good",))
+    *_, before = train_enhancer(config, first, data=folder)
+    ends = {}
+    for share in (0.25, 1.0):
+        run, config = begin(f"blend {share}", start_from=before.weights, blend=share, real_validation=("good",))
+        *_, ends[share] = train_enhancer(config, run, data=folder)
+    start, quarter, whole = (load_network(end.weights, CryoSamu) for end in (before, ends[0.25], ends[1.0]))
+    for name, tensor in quarter.state_dict().items():
+        expected = 0.75 * start.state_dict()[name] + 0.25 * whole.state_dict()[name]
+        torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(start.stem.weight, whole.stem.weight, atol=1e-4)
+    watched = [end.watched["validation/5/cc_mask/after"] for end in ends.values()]
+    assert watched[0] != watched[1]  # the card tells of what is kept
+
+
 def test_weights_remember_the_proteins_of_their_maps(begin, folder):
     run, config = begin("run", real_train=("good",), steps=1)
     *_, last = train_enhancer(config, run, data=folder)
@@ -390,6 +406,7 @@ def test_the_objective_chooses_the_kind_of_settings(tmp_path):
         ({"network": {"chanels": [1, 2]}}, "chanels"),
         ({"pairs": {"maskd": 1}}, "maskd"),
         ({"real_train": ("a",), "real_validation": ("a",)}, "must not be learned from"),
+        ({"blend": 0.5}, "weights to begin with"),
     ],
 )
 def test_impossible_settings_are_refused(wrong, said):
