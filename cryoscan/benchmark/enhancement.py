@@ -29,7 +29,7 @@ from cryoscan.benchmark.real_maps import run_real_maps
 from cryoscan.benchmark.result import BenchmarkProgress, BenchmarkResult, Table, decimals
 from cryoscan.benchmark.retrieval import choose_queries
 from cryoscan.datedb import DateDB
-from cryoscan.datedb.held_out import identity, sequence_of
+from cryoscan.datedb.held_out import identity, sequences_of
 from cryoscan.embedding import Embedder
 from cryoscan.enhance import background_of, enhanced, open_network, shipped_network
 from cryoscan.errors import CryoscanError, FormatError
@@ -172,7 +172,7 @@ def _held_out(
     found, kin = [], []
     for source in sources:
         try:
-            mine = _sequences_of(read_structure(source.model_path))
+            mine = sequences_of(read_structure(source.model_path))
         except CryoscanError as error:
             notes.append(f"{source.name}: the model cannot be read: {error}")
             continue
@@ -191,12 +191,7 @@ def _sequences(folder: Path, name: str) -> set[str]:
         return set()
     sources, _ = modelled_maps(folder)
     mine = [source for source in sources if source.name == name]
-    return {sequence for source in mine for sequence in _sequences_of(read_structure(source.model_path))}
-
-
-def _sequences_of(structure: Structure) -> set[str]:
-    protein = structure.protein()
-    return {sequence_of(protein.select(protein.chains == chain)) for chain in np.unique(protein.chains)}
+    return {sequence for source in mine for sequence in sequences_of(read_structure(source.model_path))}
 
 
 def _domains(asked: Path, datedb: DateDB, config: BenchmarkConfig, notes: list[str]) -> list[Structure]:

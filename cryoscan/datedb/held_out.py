@@ -109,6 +109,12 @@ def sequence_of(structure: Structure) -> str:
     return str(letters).upper()
 
 
+def sequences_of(structure: Structure) -> set[str]:
+    """One-letter sequences of a structure's protein chains."""
+    protein = structure.protein()
+    return {sequence_of(protein.select(protein.chains == chain)) for chain in np.unique(protein.chains)}
+
+
 def digest(text: str) -> int:
     """A number that belongs to a text, the same on every machine."""
     return int(hashlib.md5(text.encode(), usedforsecurity=False).hexdigest(), 16)

@@ -23,7 +23,15 @@ from cryoscan.provenance import Provenance
 from cryoscan.simulate import density
 from cryoscan.train.card import compose_card, fingerprint_line
 from cryoscan.train.enhancement import enhance_objective
-from cryoscan.train.folder import CARD, NetworkTrained, begun, fingerprint_library, library_of_run, to_the_end
+from cryoscan.train.folder import (
+    CARD,
+    NetworkTrained,
+    begun,
+    fingerprint_library,
+    first_weights,
+    library_of_run,
+    to_the_end,
+)
 from cryoscan.train.library import AtomLibrary
 from cryoscan.train.loop import TrainEvent, fit
 from cryoscan.train.objectives import Numbers
@@ -101,7 +109,10 @@ def train_enhancer(
     if config.blend < 1:
         _blend(network, _first(config).to(device), share=config.blend)
         last |= {f"validation/{name}": value for name, value in watch(watched, embedder, network).items()}
-    proteins = {pair.name: _proteins_of(pair) for pair in (*learned, *watched)}
+    from cryoscan.datedb.held_out import sequences_of  # brings all that databases need
+
+    # by them relatives can be told where the maps are not at hand
+    proteins = {pair.name: ",".join(sorted(sequences_of(pair.structure))) for pair in (*learned, *watched)}
     provenance = replace(provenance, inputs={**provenance.inputs, **proteins})
     save_network(network, folder / WEIGHTS, provenance=provenance)
     _write_card(folder / CARD, provenance, library, last)
@@ -172,9 +183,7 @@ def _begins_with(config: "EnhanceTrainConfig") -> Path | None:
 def _first(config: "EnhanceTrainConfig") -> CryoSamu:
     """The network as a run begins with it."""
     sizes = config.network_config()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network = CryoSamu(sizes)
+    network = first_weights(lambda: CryoSamu(sizes), seed=config.seed, start_from=None)
     if config.start_from is None:
         return network
     if config.start_from.is_dir():
@@ -190,16 +199,6 @@ def _blend(network: CryoSamu, first: CryoSamu, *, share: float) -> None:
     kept = first.state_dict()
     for name, tensor in network.state_dict().items():
         tensor.copy_(torch.lerp(kept[name], tensor, share))
-
-
-def _proteins_of(pair: RealPair) -> str:
-    """Sequences of a map's chains: by them its relatives can be told where the map is not at hand."""
-    from cryoscan.datedb.held_out import sequence_of  # brings all that databases need
-
-    protein = pair.structure
-    return ",".join(
-        sorted({sequence_of(protein.select(protein.chains == chain)) for chain in np.unique(protein.chains)})
-    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
